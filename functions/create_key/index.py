@@ -1,0 +1,19 @@
+"""Create a consumer key: System, Custom or KMS."""
+
+from typing import Any
+
+from consumer_keys import keys, web, wiring
+from consumer_keys.model import Caller, CreateKey
+
+OPERATION = web.Operation("create_key", "POST", "/v1/gateways/{gateway_id}/keys", status=201, body=CreateKey)
+
+
+def main_handler(event: Any, context: Any) -> Any:
+    """Entry point of SCF."""
+    return web.serve(OPERATION, _run, event, context, wiring.services)
+
+
+def _run(app: wiring.Services, caller: Caller, call: web.Call) -> web.Reply:
+    key, value = keys.create(app, caller, call.params["gateway_id"], call.input)
+    once = {} if value is None else {"value": value}
+    return web.resource(key, status=201, **once)

@@ -1,0 +1,17 @@
+"""List and search the consumers of a gateway."""
+
+from typing import Any
+
+from consumer_keys import consumers, web, wiring
+from consumer_keys.model import Caller, ListConsumers
+
+OPERATION = web.Operation("list_consumers", "GET", "/v1/gateways/{gateway_id}/consumers", query=ListConsumers)
+
+
+def main_handler(event: Any, context: Any) -> Any:
+    """Entry point of SCF."""
+    return web.serve(OPERATION, _run, event, context, wiring.services)
+
+
+def _run(app: wiring.Services, _caller: Caller, call: web.Call) -> web.Reply:
+    return web.Reply(200, consumers.find(app, call.params["gateway_id"], call.input))

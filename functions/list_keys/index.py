@@ -1,0 +1,17 @@
+"""List and search the consumer keys of a gateway."""
+
+from typing import Any
+
+from consumer_keys import keys, web, wiring
+from consumer_keys.model import Caller, ListKeys
+
+OPERATION = web.Operation("list_keys", "GET", "/v1/gateways/{gateway_id}/keys", query=ListKeys)
+
+
+def main_handler(event: Any, context: Any) -> Any:
+    """Entry point of SCF."""
+    return web.serve(OPERATION, _run, event, context, wiring.services)
+
+
+def _run(app: wiring.Services, _caller: Caller, call: web.Call) -> web.Reply:
+    return web.Reply(200, keys.find(app, call.params["gateway_id"], call.input))

@@ -1,0 +1,17 @@
+"""Edit the name and description of a consumer key."""
+
+from typing import Any
+
+from consumer_keys import keys, web, wiring
+from consumer_keys.model import Caller, UpdateKey
+
+OPERATION = web.Operation("update_key", "PATCH", "/v1/gateways/{gateway_id}/keys/{key_id}", body=UpdateKey)
+
+
+def main_handler(event: Any, context: Any) -> Any:
+    """Entry point of SCF."""
+    return web.serve(OPERATION, _run, event, context, wiring.services)
+
+
+def _run(app: wiring.Services, caller: Caller, call: web.Call) -> web.Reply:
+    return web.resource(keys.update(app, caller, call.params["gateway_id"], call.params["key_id"], call.input))

@@ -1,0 +1,10 @@
+"""Judge a presented key: forward auth, POST /verify, or direct invocation. No SDK, no database, no pydantic."""
+
+from typing import Any
+
+from consumer_keys import validate_wiring
+
+
+def main_handler(event: Any, context: Any) -> Any:
+    """Entry point of SCF."""
+    return validate_wiring.handle(event, context)

@@ -1,0 +1,16 @@
+#!/bin/sh
+# Resolves every lock anew for Python 3.10 and later, SCF's newest documented runtime being 3.10.
+# greenlet is left out: it has no manylinux2014 wheel, and SQLAlchemy's synchronous use works without it.
+set -eu
+cd "$(dirname "$0")/.."
+export UV_PYTHON_DOWNLOADS=never UV_CUSTOM_COMPILE_COMMAND="requirements/lock.sh"
+lock() {
+  out=$1; shift
+  uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header --no-annotate \
+     --no-emit-index-url --no-emit-find-links --no-emit-package greenlet "$@" -o "requirements/$out.txt"
+}
+lock runtime pyproject.toml --extra mysql --extra postgresql
+lock local pyproject.toml --extra local
+lock dev pyproject.toml --extra dev
+# tccli needs the complete SDK, which must never share an environment with the per-product packages.
+echo tccli | lock tccli -

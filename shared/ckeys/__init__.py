@@ -1,0 +1,1 @@
+"""The command line of consumer-keys: local run, build and administration; never deployed."""

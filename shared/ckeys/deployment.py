@@ -1,0 +1,180 @@
+"""The whole product on this machine: emulated cloud, database, KMS keys, root secret, bucket, functions.
+
+The local run, `ckeys invoke` and the tests all stand on this one class.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ckeys.database import migrate
+from ckeys.events import Event, invoke
+from ckeys.front import load_handlers
+from ckeys.template import Template, load_template
+from consumer_keys import config, front_door, operators, validate_wiring, wiring
+from tencent_emulator.cloud import Cloud, CloudError
+
+ROOT = Path(__file__).resolve().parents[2]
+BUCKET = "consumer-keys-1250000000"
+KMS_ALIASES = {"KMS_KEY_ID": "consumer-keys-values", "KMS_OPERATOR_KEY_ID": "consumer-keys-operators"}
+
+
+class DeploymentError(Exception):
+    """The local deployment cannot start; the text is one sentence for the person who started it."""
+
+
+class Deployment:
+    """Prepares what is missing and finds what is there; used as a context manager.
+
+    `home` keeps the state; with `durable=False` the emulated cloud lives in memory. The settings of the environment
+    are passed on to the functions, except those that name the cloud.
+    """
+
+    def __init__(
+        self, home: Path, *, cloud_port: int = 0, durable: bool = True, environ: Mapping[str, str] | None = None
+    ) -> None:
+        self.home = home
+        self.template: Template = load_template(ROOT / "template.yaml")
+        self._saved: dict[str, str] | None = None
+        _make_folder(home)
+        self.operator = _operator_pair(home / "operator.json")
+        self.cloud = Cloud(state_dir=home / "cloud" if durable else None)
+        try:
+            self.cloud.add_credential(*self.operator)
+            self.server = self.cloud.serve(cloud_port)
+            self.environment = self._environment(os.environ if environ is None else environ)
+            self._enter_environment()
+            migrate(self.environment["DATABASE_URL"])
+            self.handlers = load_handlers(ROOT / "functions", self.template)
+            for function in self.template.functions:
+                self.cloud.functions[function.name] = lambda event, name=function.name: self.call(name, event)
+            self._first_operator()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Deployment:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def services(self) -> wiring.Services:
+        """The collaborators that the management functions of this deployment use."""
+        return wiring.services()
+
+    def call(self, function: str, event: Event) -> Any:
+        """What the function returns for an event."""
+        return invoke(self.template.function(function), self.handlers[function], event)
+
+    def close(self) -> None:
+        """Stops the emulator, closes connections and gives the environment back; repeating it is harmless."""
+        if self._saved is not None:
+            wiring.close()
+            validate_wiring.close()
+            front_door.close()
+            os.environ.clear()
+            os.environ.update(self._saved)
+            self._saved = None
+        self.cloud.close()
+
+    def _environment(self, given: Mapping[str, str]) -> dict[str, str]:
+        variables: dict[str, str] = {}
+        for function in self.template.functions:
+            variables |= function.environment
+        variables["DATABASE_URL"] = f"sqlite:///{self.home.resolve() / 'consumer-keys.db'}"
+        variables |= {item.name: given[item.name] for item in config.SETTINGS if given.get(item.name)}
+        return variables | {
+            **self._cloud_resources(),
+            "CLOUD_ENDPOINT": self.server.endpoint,
+            "COS_BUCKET": BUCKET,
+            "SNAPSHOT_DIR": str(self.home.resolve() / "validator"),
+            "TENCENTCLOUD_SECRETID": self.operator[0],
+            "TENCENTCLOUD_SECRETKEY": self.operator[1],
+            "TENCENTCLOUD_SESSIONTOKEN": "",
+            "FRONT_DOOR_ROUTES": json.dumps(
+                {
+                    f"{route.method} {route.path}": route.function
+                    for item in self.template.functions
+                    for route in item.routes
+                }
+            ),
+        }
+
+    def _cloud_resources(self) -> dict[str, str]:
+        """KMS keys by alias, bucket and root secret: found, or made."""
+        listed = self.cloud.call("kms", "ListKeys", Limit=200)["Keys"]
+        known = {}
+        for item in listed:
+            metadata = self.cloud.call("kms", "DescribeKey", KeyId=item["KeyId"])["KeyMetadata"]
+            known[metadata["Alias"]] = item["KeyId"]
+        ids = {
+            name: known.get(alias) or self.cloud.call("kms", "CreateKey", Alias=alias)["KeyId"]
+            for name, alias in KMS_ALIASES.items()
+        }
+        if not self.cloud.cos.has_bucket(BUCKET):
+            self.cloud.cos.create_bucket(BUCKET)
+        defaults = {item.name: item.default for item in config.SETTINGS}
+        name, version = str(defaults["ROOT_SECRET_NAME"]), str(defaults["ROOT_SECRET_VERSION"])
+        try:
+            self.cloud.call("ssm", "GetSecretValue", SecretName=name, VersionId=version)
+        except CloudError:
+            from base64 import b64encode
+
+            root = b64encode(secrets.token_bytes(wiring.ROOT_BYTES)).decode()
+            self.cloud.call("ssm", "CreateSecret", SecretName=name, VersionId=version, SecretBinary=root)
+        return {**ids, "ROOT_SECRET_NAME": name, "ROOT_SECRET_VERSION": version}
+
+    def _enter_environment(self) -> None:
+        self._saved = dict(os.environ)
+        os.environ.pop("TENCENTCLOUD_RUNENV", None)
+        os.environ.update(self.environment)
+
+    def _first_operator(self) -> None:
+        app = self.services
+        with app.store.read() as db:
+            known = db.operator_by_digest(operators.token_digest(app.root.operator_key, self.operator[1]))
+        if known is None:
+            self.add_operator(self.operator[0], "admin", pair=self.operator)
+
+    def add_operator(
+        self, name: str, role: str, gateways: tuple[str, ...] | None = None, pair: tuple[str, str] | None = None
+    ) -> tuple[str, str]:
+        """A further operator: (secret id, secret key)."""
+        app = self.services
+        chosen = pair or operators.new_pair()
+        sealed = app.operator_vault.seal(app.place_of_operator(chosen[0]), chosen[1].encode())
+        with app.store.change(operators.system_caller("ckeys", "local"), app.now_ms()) as change:
+            operators.add(change, sealed, app.root.operator_key, name=name, role=role, gateways=gateways, pair=chosen)
+        app.publish_after(change)
+        return chosen
+
+
+def _make_folder(home: Path) -> None:
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        home.chmod(0o700)
+    except OSError as error:
+        raise DeploymentError(f"The state folder {home} cannot be used: {error.strerror}.") from None
+
+
+def _operator_pair(path: Path) -> tuple[str, str]:
+    """The local operator's credential, made at the first start; also the emulated cloud's credential pair."""
+    if path.exists():
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            return str(stored["secret_id"]), str(stored["secret_key"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise DeploymentError(f"The file {path} is damaged; delete it to get a new operator.") from None
+    pair = operators.new_pair()
+    draft = path.with_suffix(".draft")
+    draft.touch(mode=0o600)
+    draft.write_text(json.dumps({"secret_id": pair[0], "secret_key": pair[1]}, indent=2) + "\n", encoding="utf-8")
+    draft.replace(path)
+    return pair

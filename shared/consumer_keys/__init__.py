@@ -1,0 +1,1 @@
+"""Consumer keys for an AI gateway: the domain package, the only shared code that is deployed."""

@@ -1,0 +1,172 @@
+"""Settings: the environment, read once into one frozen tuple, with every problem reported at once.
+
+`SETTINGS` is the only list; the README's table is checked against it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+
+class ConfigError(Exception):
+    """The environment does not make a configuration; the text names every fault."""
+
+
+class Setting(NamedTuple):
+    """One environment variable. `default` None means that it may be absent."""
+
+    name: str
+    default: str | None
+    parse: Callable[[str], Any]
+    meaning: str
+
+
+class Gateway(NamedTuple):
+    """A namespace of keys and consumers."""
+
+    gateway_id: str
+    title: str
+
+
+def _text(text: str) -> str:
+    return text
+
+
+def _number(minimum: float, maximum: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,3})?", text) or not minimum <= float(text) <= maximum:
+            raise ValueError(f"must be a number from {minimum:g} to {maximum:g}")
+        return float(text)
+
+    return parse
+
+
+def _switch(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError("must be true or false")
+    return text == "true"
+
+
+def _prefix(text: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9]{1,7}", text):
+        raise ValueError("must be 2 to 8 lower-case letters or digits and begin with a letter")
+    return text
+
+
+def _folder(text: str) -> str:
+    if text and not re.fullmatch(r"([A-Za-z0-9._-]+/)+", text):
+        raise ValueError("must be path segments, each followed by a slash")
+    return text
+
+
+def _gateways(text: str) -> tuple[Gateway, ...]:
+    gateways = []
+    for item in text.split(","):
+        gateway_id, _, title = item.strip().partition("=")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", gateway_id):
+            raise ValueError("must be id=title pairs, the id being 1 to 64 letters, digits, - or _")
+        gateways.append(Gateway(gateway_id, title.strip() or gateway_id))
+    if len({gateway.gateway_id for gateway in gateways}) != len(gateways):
+        raise ValueError("names a gateway twice")
+    return tuple(gateways)
+
+
+SETTINGS = (
+    Setting("DATABASE_URL", None, _text, "SQLAlchemy URL of the database; SQLite is refused on SCF"),
+    Setting("ENVIRONMENT", "default", _text, "name of this deployment; bound into sealed values and snapshots"),
+    Setting("GATEWAYS", "default", _gateways, "`id=title,...`: the gateways that keys and consumers belong to"),
+    Setting("KEY_PREFIX", "ck", _prefix, "prefix of generated values, reserved against custom ones"),
+    Setting("CUSTOM_VALUE_MIN_BITS", "40", _number(0, 256), "estimated strength below which a custom value is weak"),
+    Setting(
+        "CREDENTIAL_CACHE_SECONDS", "300", _number(0, 86400), "overlap of former content, grace of a gone credential"
+    ),
+    Setting("SNAPSHOT_POLL_SECONDS", "10", _number(0, 3600), "how often validation looks for a newer snapshot"),
+    Setting("SNAPSHOT_MAX_AGE_SECONDS", "3600", _number(60, 604800), "older than this, validation answers 503"),
+    Setting("SNAPSHOT_PREFIX", "consumer-keys/", _folder, "folder of the snapshot's objects in the bucket"),
+    Setting("SNAPSHOT_DIR", None, _text, "where validation keeps base files; the temporary folder if unset"),
+    Setting("KEY_IN_QUERY", "false", _switch, "also accept the key as query parameter `apikey` (URLs get logged)"),
+    Setting("SSM_REQUESTS_PER_SECOND", "20", _number(0.1, 10000), "rate limit of the timer's SSM reads"),
+    Setting("KMS_KEY_ID", None, _text, "KMS key that wraps the data keys of key values"),
+    Setting("KMS_OPERATOR_KEY_ID", None, _text, "KMS key that wraps the data keys of operators' secrets"),
+    Setting("ROOT_SECRET_NAME", "consumer-keys-root", _text, "SSM secret with the 32 root bytes"),
+    Setting("ROOT_SECRET_VERSION", "v1", _text, "version of the root secret"),
+    Setting("COS_BUCKET", None, _text, "bucket with its `-appid`, for the snapshot"),
+    Setting("TENCENTCLOUD_REGION", "ap-guangzhou", _text, "region of SSM, KMS, COS and SCF"),
+    Setting(
+        "CLOUD_ENDPOINT", None, _text, "`host:port` that serves SSM, KMS, COS and SCF over plain http, for local runs"
+    ),
+    Setting("FRONT_DOOR_ROUTES", None, _text, "front_door only: the routes of template.yaml as JSON"),
+    Setting("FRONT_DOOR_NAMESPACE", "default", _text, "front_door only: SCF namespace of the functions"),
+)
+
+
+class Settings(NamedTuple):
+    """The parsed settings, one field per entry of SETTINGS."""
+
+    database_url: str | None
+    environment: str
+    gateways: tuple[Gateway, ...]
+    key_prefix: str
+    custom_value_min_bits: float
+    credential_cache_seconds: float
+    snapshot_poll_seconds: float
+    snapshot_max_age_seconds: float
+    snapshot_prefix: str
+    snapshot_dir: str | None
+    key_in_query: bool
+    ssm_requests_per_second: float
+    kms_key_id: str | None
+    kms_operator_key_id: str | None
+    root_secret_name: str
+    root_secret_version: str
+    cos_bucket: str | None
+    tencentcloud_region: str
+    cloud_endpoint: str | None
+    front_door_routes: str | None
+    front_door_namespace: str
+
+
+def load(environ: Mapping[str, str], needs: tuple[str, ...] = ()) -> Settings:
+    """Settings from an environment; `needs` names variables that this function cannot do without.
+
+    Raises ConfigError with every fault in one text. Cheap when nothing changed, so it may run at each call.
+    """
+    given = tuple((setting.name, environ.get(setting.name) or None) for setting in SETTINGS)
+    return _load(given, needs, environ.get("TENCENTCLOUD_RUNENV") == "SCF")
+
+
+@lru_cache(maxsize=8)
+def _load(given: tuple[tuple[str, str | None], ...], needs: tuple[str, ...], on_scf: bool) -> Settings:
+    values: dict[str, Any] = {}
+    faults = []
+    for setting, (name, text) in zip(SETTINGS, given, strict=True):
+        raw = setting.default if text is None else text
+        try:
+            values[name.lower()] = None if raw is None else setting.parse(raw)
+        except ValueError as error:
+            faults.append(f"{name} {error}")
+        if raw is None and name in needs:
+            faults.append(f"{name} is not set")
+    database = values.get("database_url")
+    if on_scf and database is not None and database.startswith("sqlite"):
+        faults.append("DATABASE_URL names a SQLite file, but each SCF instance has a disk of its own")
+    if faults:
+        raise ConfigError("; ".join(faults))
+    return Settings(**values)
+
+
+def role_credential() -> tuple[str, str, str | None]:
+    """(secret id, secret key, token) of the execution role. Read at each call: SCF renews them in place."""
+    environ = os.environ
+    try:
+        return (
+            environ["TENCENTCLOUD_SECRETID"],
+            environ["TENCENTCLOUD_SECRETKEY"],
+            environ.get("TENCENTCLOUD_SESSIONTOKEN") or None,
+        )
+    except KeyError as missing:
+        raise ConfigError(f"{missing.args[0]} is not set; does the function have an execution role?") from None

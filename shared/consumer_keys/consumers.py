@@ -1,0 +1,84 @@
+"""Use cases of consumers: who calls the gateway."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from consumer_keys.errors import Problem
+from consumer_keys.keytext import new_id
+from consumer_keys.model import Caller, Consumer, CreateConsumer, ListConsumers, UpdateConsumer
+from consumer_keys.paging import list_page
+
+if TYPE_CHECKING:
+    from consumer_keys.store.reads import Reads
+    from consumer_keys.wiring import Services
+
+
+def create(app: Services, caller: Caller, gateway_id: str, given: CreateConsumer) -> Consumer:
+    """A new consumer. Raises NameInUse."""
+    consumer_id = new_id("consumer", os.urandom)
+    with app.store.change(caller, app.now_ms()) as db:
+        db.insert_consumer({"consumer_id": consumer_id, "gateway_id": gateway_id, **given.model_dump()})
+        consumer = db.consumer(gateway_id, consumer_id)
+        db.audit("consumer.create", gateway_id, consumer_id, None, consumer)
+        db.remember(consumer.model_dump(mode="json"))
+    app.publish_after(db)
+    return consumer
+
+
+def get(app: Services, gateway_id: str, consumer_id: str) -> Consumer:
+    """One consumer. Raises ConsumerNotFound."""
+    with app.store.read() as db:
+        return db.consumer(gateway_id, consumer_id)
+
+
+def find(app: Services, gateway_id: str, given: ListConsumers) -> dict[str, Any]:
+    """A page of consumers: items, total_count of all matches, next_cursor or null."""
+    with app.store.read() as db:
+        return list_page(app.root.cursor_key, "consumers", gateway_id, given, db.consumers, app.now_ms())
+
+
+def update(app: Services, caller: Caller, gateway_id: str, consumer_id: str, given: UpdateConsumer) -> Consumer:
+    """Changes name, description and status. Disabling a consumer stops all its keys."""
+    values = given.model_dump(exclude_unset=True)
+    with app.store.change(caller, app.now_ms()) as db:
+        before = db.consumer(gateway_id, consumer_id)
+        db.check_revision(before.revision)
+        after = before
+        if any(getattr(before, name) != value for name, value in values.items()):
+            db.update_consumer(consumer_id, **values)
+            after = db.consumer(gateway_id, consumer_id)
+            db.audit("consumer.update", gateway_id, consumer_id, before, after)
+        db.remember(after.model_dump(mode="json"))
+    app.publish_after(db)
+    return after
+
+
+def blockers(db: Reads, consumer_id: str) -> list[dict[str, Any]]:
+    """Everything that stands in the way of deleting a consumer: each key that is bound to it."""
+    return [
+        {"code": "ConsumerHasKey", "resource": {"type": "key", "id": key_id, "name": name}}
+        for key_id, name in db.keys_of_consumer(consumer_id)
+    ]
+
+
+def delete(app: Services, caller: Caller, gateway_id: str, consumer_id: str, *, dry_run: bool) -> dict[str, Any] | None:
+    """Deletes a consumer without keys; raises UnresolvedDependencies with every bound key.
+
+    A dry run changes nothing and returns {deletable, blockers}.
+    """
+    if dry_run:
+        with app.store.read() as db:
+            db.consumer(gateway_id, consumer_id)
+            found = blockers(db, consumer_id)
+        return {"deletable": not found, "blockers": found}
+    with app.store.change(caller, app.now_ms()) as change:
+        consumer = change.consumer(gateway_id, consumer_id)
+        change.check_revision(consumer.revision)
+        if found := blockers(change, consumer_id):
+            raise Problem("UnresolvedDependencies", members={"blockers": found})
+        change.delete_consumer(consumer_id)
+        change.audit("consumer.delete", gateway_id, consumer_id, consumer)
+    app.publish_after(change)
+    return None

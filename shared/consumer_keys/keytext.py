@@ -1,0 +1,94 @@
+"""Key values as text: making, checking, masking and digesting them.
+
+A key value is handled as exact bytes: never trimmed, case-folded or normalised.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from binascii import crc32
+from collections.abc import Callable
+
+BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+# token68 of RFC 9110 section 11.2: what may stand after "Bearer ". It has no comma and no space, so that
+# two header lines joined by a proxy can never form one value.
+TOKEN68 = frozenset(BASE62.encode() + b"-._~+/=")
+_TOKEN68_BYTES = bytes(sorted(TOKEN68))
+VALUE_BYTES_MIN, VALUE_BYTES_MAX = 8, 256
+BODY_CHARS, CHECKSUM_CHARS = 32, 6
+MASK = "****"
+
+RandomBytes = Callable[[int], bytes]
+
+
+def random_base62(length: int, random_bytes: RandomBytes) -> str:
+    """`length` base62 characters, uniform: bytes of 248 and above are rejected, since 256 is no multiple of 62."""
+    chars: list[str] = []
+    while len(chars) < length:
+        chars += [BASE62[byte % 62] for byte in random_bytes(2 * length) if byte < 248]
+    return "".join(chars[:length])
+
+
+def checksum(text: str) -> str:
+    """CRC-32 of the ASCII text as 6 base62 characters; it rejects typing errors early and secures nothing."""
+    number = crc32(text.encode())
+    digits = []
+    for _ in range(CHECKSUM_CHARS):
+        number, digit = divmod(number, 62)
+        digits.append(BASE62[digit])
+    return "".join(reversed(digits))
+
+
+def make_system_value(prefix: str, random_bytes: RandomBytes) -> str:
+    """`<prefix>_` + 32 random base62 characters (190 bits) + 6 of checksum."""
+    text = f"{prefix}_{random_base62(BODY_CHARS, random_bytes)}"
+    return text + checksum(text)
+
+
+def is_well_formed(value: bytes, prefix: bytes) -> bool:
+    """Whether the bytes can be a key value at all: length, alphabet and, under our own prefix, the checksum."""
+    if not VALUE_BYTES_MIN <= len(value) <= VALUE_BYTES_MAX or value.translate(None, _TOKEN68_BYTES):
+        return False
+    return not value.startswith(prefix + b"_") or _has_checksum(value, len(prefix) + 1)
+
+
+def _has_checksum(value: bytes, prefix_length: int) -> bool:
+    if len(value) != prefix_length + BODY_CHARS + CHECKSUM_CHARS:
+        return False
+    text = value.decode("ascii")
+    return checksum(text[:-CHECKSUM_CHARS]) == text[-CHECKSUM_CHARS:]
+
+
+def foreign_fault(value: str, prefix: str) -> str | None:
+    """Why a value that was not made here cannot be a key value, or None. The text never holds the value."""
+    raw = value.encode("utf-8", "replace")
+    if not VALUE_BYTES_MIN <= len(raw) <= VALUE_BYTES_MAX:
+        return f"must be {VALUE_BYTES_MIN} to {VALUE_BYTES_MAX} characters long"
+    if raw.translate(None, _TOKEN68_BYTES):
+        return "may only contain letters, digits and - . _ ~ + / ="
+    if value.startswith(f"{prefix}_"):
+        return f"must not begin with {prefix}_, which is reserved for generated values"
+    return None
+
+
+def masked(value: str) -> str:
+    """First 3 + `****` + last 3 characters; only `****` when that would show half of the value or more."""
+    return f"{value[:3]}{MASK}{value[-3:]}" if len(value) > 12 else MASK
+
+
+def lookup_digest(lookup_key: bytes, gateway_id: str, value: bytes) -> bytes:
+    """32 bytes: HMAC-SHA256 of the gateway id, preceded by its length, and the value. One gateway, one digest."""
+    gateway = gateway_id.encode()
+    return hmac.digest(lookup_key, len(gateway).to_bytes(2, "big") + gateway + value, "sha256")
+
+
+def derive_key(root_secret: bytes, purpose: str) -> bytes:
+    """32 bytes by HKDF-SHA256 (RFC 5869) with an empty salt; one purpose, one key."""
+    pseudo_random_key = hmac.digest(bytes(32), root_secret, hashlib.sha256)
+    return hmac.digest(pseudo_random_key, f"consumer-keys/{purpose}".encode() + b"\x01", hashlib.sha256)
+
+
+def new_id(kind: str, random_bytes: RandomBytes) -> str:
+    """`<kind>-` and 14 hex digits, as the vendor's ids of 2026."""
+    return f"{kind}-{random_bytes(7).hex()}"

@@ -1,0 +1,40 @@
+"""One event is one line of JSON on standard output; fields come from an allow-list.
+
+SCF collects standard output. `logging` is not used: it costs 10 ms of every cold start of validation.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+FIELDS = frozenset(
+    {
+        "event", "function", "request_id", "kind", "method", "status", "code", "duration_ms", "gateway_id", "key_id",
+        "consumer_id", "operator", "verdict", "snapshot_version", "snapshot_revision", "snapshot_age_seconds", "cold",
+        "error", "frames", "stage", "version", "revision", "report", "credential", "attempt", "count",
+    }
+)  # fmt: skip
+
+
+def emit(event: str, **fields: Any) -> None:
+    """Writes one line. Raises KeyError for a field outside the list, so that nothing slips into the log."""
+    unknown = fields.keys() - FIELDS
+    if unknown:
+        raise KeyError(f"not a log field: {sorted(unknown)}")
+    line = {"time": round(time.time(), 3), "event": event, **{k: v for k, v in fields.items() if v is not None}}
+    # One write call: lines of concurrent threads never mix. ASCII escapes keep CR, LF and ANSI codes out.
+    sys.stdout.write(json.dumps(line, ensure_ascii=True, default=str) + "\n")
+    sys.stdout.flush()
+
+
+def emit_exception(event: str, error: BaseException, **fields: Any) -> None:
+    """The type and the places of an exception; never its text, which may hold a value that somebody sent."""
+    frames, trace = [], error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        frames.append(f"{code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}:{code.co_name}")
+        trace = trace.tb_next
+    emit(event, error=type(error).__name__, frames=frames[-12:], **fields)

@@ -1,0 +1,263 @@
+"""What callers send and get: input models, resources and their rules.
+
+Every input model refuses unknown fields and never repeats the input in its messages. Rules come from the vendor's
+contract: names and descriptions (document 1364/127922), generation methods and lengths (1826/133141).
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timezone
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+
+from consumer_keys.errors import FieldFault
+
+Status = Literal["Enable", "Disable"]
+Generation = Literal["System", "Custom", "KMS"]
+KeyType = Literal["ApiKey"]
+LIMIT_MAX, LIMIT_DEFAULT = 100, 20
+
+_HAN = "\u3400-\u4dbf\u4e00-\u9fff"
+_NAME = re.compile(rf"[A-Za-z{_HAN}](?:[A-Za-z0-9{_HAN}_-]*[A-Za-z0-9{_HAN}])?")
+_SECRET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+_SECRET_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+def _name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise ValueError(
+            "may contain Chinese and Latin letters, digits, - and _; begins with a letter, ends with a letter or digit"
+        )
+    return text
+
+
+def _plain(text: str) -> str:
+    if any((ord(char) < 32 and char not in "\n\t") or 0xD800 <= ord(char) <= 0xDFFF for char in text):
+        raise ValueError("must not contain control characters or lone surrogates")
+    return text
+
+
+def _matching(pattern: re.Pattern[str], what: str) -> AfterValidator:
+    def check(text: str) -> str:
+        if not pattern.fullmatch(text):
+            raise ValueError(f"is not a valid {what}")
+        return text
+
+    return AfterValidator(check)
+
+
+def _integer(value: Any) -> Any:
+    """Query parameters are text; only plain ASCII digits count as a number."""
+    return int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value) else value
+
+
+def _boolean(value: Any) -> Any:
+    return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+
+
+KeyName = Annotated[str, Field(min_length=2, max_length=60), AfterValidator(_name)]
+ConsumerName = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(_name)]
+Description = Annotated[str, Field(max_length=200), AfterValidator(_plain)]
+Keyword = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(_plain)]
+Limit = Annotated[int, BeforeValidator(_integer), Field(ge=1, le=LIMIT_MAX)]
+Offset = Annotated[int, BeforeValidator(_integer), Field(ge=0, le=10_000_000)]
+Flag = Annotated[bool, BeforeValidator(_boolean)]
+
+
+class Input(BaseModel):
+    """Strict, closed input."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+
+class Credential(Input):
+    """A credential in SSM: (name, version)."""
+
+    name: Annotated[str, _matching(_SECRET_NAME, "secret name (1 to 128 letters, digits, _ or -)")]
+    version: Annotated[str, _matching(_SECRET_VERSION, "secret version (1 to 64 letters, digits, _ . or -)")]
+
+
+class CreateKey(Input):
+    """POST /keys. `value` goes with Custom, `credential` with KMS, neither with System."""
+
+    name: KeyName
+    generation: Generation
+    type: KeyType = "ApiKey"
+    description: Description = ""
+    value: SecretStr | None = None
+    credential: Credential | None = None
+    status: Status = "Enable"
+
+    @model_validator(mode="after")
+    def _value_or_credential(self) -> CreateKey:
+        for field, generation in (("value", "Custom"), ("credential", "KMS")):
+            given = getattr(self, field) is not None
+            if given != (self.generation == generation):
+                raise FieldFault(field, f"is {'only allowed' if given else 'required'} with generation {generation}")
+        return self
+
+
+class UpdateResource(Input):
+    """PATCH: absent keeps, given sets; null is refused, "" clears a description."""
+
+    description: Description = ""
+
+    @model_validator(mode="after")
+    def _something(self) -> UpdateResource:
+        if not self.model_fields_set:
+            raise FieldFault("body", f"give at least one of {', '.join(type(self).model_fields)}")
+        return self
+
+
+class UpdateKey(UpdateResource):
+    """PATCH /keys/{key_id}."""
+
+    name: KeyName = ""
+
+
+class BindConsumer(Input):
+    """PUT /keys/{key_id}/consumer."""
+
+    consumer_id: str = Field(min_length=1, max_length=64)
+
+
+class RevealKey(Input):
+    """POST /keys/{key_id}/reveal; the reason is kept in the audit row."""
+
+    reason: Description = ""
+
+
+class DeleteOptions(Input):
+    """DELETE ?dry_run=true: only report what stands in the way."""
+
+    dry_run: Flag = False
+
+
+class Page(Input):
+    """Paging of a list: limit with offset, or limit with the cursor of the page before."""
+
+    limit: Limit = LIMIT_DEFAULT
+    offset: Offset = 0
+    cursor: Annotated[str, Field(max_length=512)] | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Page:
+        if self.cursor is not None and "offset" in self.model_fields_set:
+            raise FieldFault("cursor", "must not be given together with offset")
+        return self
+
+    def filters(self) -> dict[str, Any]:
+        """The filters without the paging; a cursor is bound to them."""
+        return self.model_dump(exclude={"limit", "offset", "cursor"}, exclude_none=True)
+
+
+class ListKeys(Page):
+    """GET /keys."""
+
+    keyword: Keyword | None = None
+    status: Status | None = None
+    generation: Generation | None = None
+    type: KeyType | None = None
+    consumer_id: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    bound: Flag | None = None
+
+
+class ListConsumers(Page):
+    """GET /consumers."""
+
+    keyword: Keyword | None = None
+    status: Status | None = None
+
+
+class CreateConsumer(Input):
+    """POST /consumers."""
+
+    name: ConsumerName
+    description: Description = ""
+    status: Status = "Enable"
+
+
+class UpdateConsumer(UpdateResource):
+    """PATCH /consumers/{consumer_id}."""
+
+    name: ConsumerName = ""
+    status: Status = "Enable"
+
+
+class Nothing(Input):
+    """A call without a body or a query."""
+
+
+class Verify(Input):
+    """POST /verify. The key may be any text: what cannot be a key is refused by verdict."""
+
+    key: str
+
+
+class ConsumerRef(BaseModel):
+    """The consumer that a key is bound to."""
+
+    consumer_id: str
+    name: str
+
+
+class Sync(BaseModel):
+    """What the timer last saw of a KMS key's credential."""
+
+    status: Literal["Success", "Fail"]
+    checked_at: str
+    error: str | None
+
+
+class Key(BaseModel):
+    """A consumer key as callers see it; never its value."""
+
+    key_id: str
+    gateway_id: str
+    name: str
+    description: str
+    type: KeyType
+    generation: Generation
+    status: Status
+    masked_value: str
+    credential: Credential | None
+    consumer: ConsumerRef | None
+    sync: Sync | None
+    revision: int
+    created_at: str
+    modified_at: str
+
+
+class Consumer(BaseModel):
+    """Who calls the gateway."""
+
+    consumer_id: str
+    gateway_id: str
+    name: str
+    description: str
+    status: Status
+    key_count: int
+    revision: int
+    created_at: str
+    modified_at: str
+
+
+class Caller(NamedTuple):
+    """Who makes a call, and the conditions that came with it. `gateways` None means all."""
+
+    actor: str
+    role: str
+    gateways: tuple[str, ...] | None
+    function: str
+    request_id: str
+    revisions: frozenset[int] | None = None
+    idempotency_key: str | None = None
+    fingerprint: str = ""
+
+
+def timestamp(milliseconds: int) -> str:
+    """RFC 3339 in UTC with milliseconds."""
+    moment = datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{milliseconds % 1000:03d}Z"

@@ -1,0 +1,59 @@
+"""Lists in pages: by offset, or by a sealed cursor that is bound to its list, gateway and filters."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from base64 import b64decode, urlsafe_b64encode
+from collections.abc import Callable
+from typing import Any
+
+from consumer_keys.errors import invalid
+from consumer_keys.model import Page
+
+CURSOR_MS = 86_400_000
+_MAC_BYTES = 16
+
+
+def list_page(
+    cursor_key: bytes, kind: str, gateway_id: str, given: Page, query: Callable[..., Any], now_ms: int
+) -> dict[str, Any]:
+    """{items, total_count, next_cursor}. Raises InvalidParameter for a cursor that is forged, foreign or too old."""
+    filters = given.filters()
+    scope = json.dumps([kind, gateway_id, filters], sort_keys=True).encode()
+    after = None if given.cursor is None else _opened(cursor_key, scope, given.cursor, now_ms)
+    page = query(gateway_id, filters, given.limit, given.offset, after)
+    return {
+        "items": [item.model_dump(mode="json") for item in page.items],
+        "total_count": page.total_count,
+        "next_cursor": None if page.last is None else _sealed(cursor_key, scope, page.last, now_ms),
+    }
+
+
+def _sealed(cursor_key: bytes, scope: bytes, last: tuple[int, str], now_ms: int) -> str:
+    body = json.dumps([*last, now_ms + CURSOR_MS], separators=(",", ":")).encode()
+    return _encoded(_mac(cursor_key, scope, body) + body)
+
+
+def _opened(cursor_key: bytes, scope: bytes, cursor: str, now_ms: int) -> tuple[int, str]:
+    try:
+        data = b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+    except ValueError:
+        data = b""
+    mac, body = data[:_MAC_BYTES], data[_MAC_BYTES:]
+    # Several texts decode to the same bytes; only the one that was given out counts.
+    if _encoded(data) != cursor or not hmac.compare_digest(mac, _mac(cursor_key, scope, body)):
+        raise invalid("cursor", "is not a cursor of this list with these filters")
+    created_at, last_id, expires_at = json.loads(body)
+    if expires_at < now_ms:
+        raise invalid("cursor", "is too old; begin again without one")
+    return created_at, last_id
+
+
+def _encoded(data: bytes) -> str:
+    return urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def _mac(cursor_key: bytes, scope: bytes, body: bytes) -> bytes:
+    return hmac.digest(cursor_key, len(scope).to_bytes(4, "big") + scope + body, hashlib.sha256)[:_MAC_BYTES]

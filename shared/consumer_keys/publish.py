@@ -1,0 +1,209 @@
+"""Publication of the snapshot: always from the database, never from an event, one publisher at a time.
+
+Immutable objects first, the pointer last. A publisher that was paused may still write an old pointer late; readers
+never go backwards and the next tick writes a newer pointer over it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from consumer_keys.errors import CloudFailure
+from consumer_keys.snapshot import (
+    POINTER,
+    Manifest,
+    Overlay,
+    Part,
+    SnapshotError,
+    encode_overlay,
+    open_manifest,
+    part,
+    seal_manifest,
+)
+
+if TYPE_CHECKING:
+    from consumer_keys.store.database import Database
+    from consumer_keys.store.publication import Published
+
+LEASE, LEASE_MS, LEASE_MARGIN_MS = "publish", 60_000, 10_000
+OVERLAY_ENTRIES_MAX = 5_000
+OVERLAY_SHARE_MAX, OVERLAY_SHARE_FROM = 0.05, 100
+SHRINK_SHARE_MAX, SHRINK_KEYS = 0.30, 10
+KEEP_MS, KEEP_VERSIONS = 86_400_000, 20
+_ROUNDS = 3
+
+
+class Bucket(Protocol):
+    """What publishing needs of COS."""
+
+    def put(self, key: str, data: bytes, content_type: str) -> None:
+        """Writes an object."""
+
+    def get(self, key: str) -> bytes | None:
+        """Reads an object."""
+
+    def delete(self, key: str) -> None:
+        """Deletes an object."""
+
+
+class BuildBase(Protocol):
+    """`snapshot_base.build`."""
+
+    def __call__(self, path: str, keys: Any, consumers: Any) -> tuple[str, int, int]:
+        """(sha256, size, entries)."""
+
+
+class PublicationRefused(Exception):  # noqa: N818 - a guard that held
+    """The snapshot was not published; the text says why. The last one stays in force."""
+
+
+class Outcome(NamedTuple):
+    """What a publication made."""
+
+    version: int
+    revision: int
+
+
+class Publisher:
+    """Publishes what the database holds."""
+
+    def __init__(
+        self, store: Database, bucket: Bucket, build_base: BuildBase, *, prefix: str, environment: str,
+        manifest_key: bytes, root_version: str, now_ms: Callable[[], int],
+    ) -> None:  # fmt: skip
+        self._store, self._bucket, self._build_base = store, bucket, build_base
+        self._prefix, self._environment = prefix, environment
+        self._manifest_key, self._root_version, self._now_ms = manifest_key, root_version, now_ms
+
+    def publish(self, *, heartbeat: bool = False, may_shrink: bool = False) -> Outcome | None:
+        """Brings the snapshot up to the database; None when another publisher is at it.
+
+        A heartbeat publishes also when nothing changed, and builds a new base when the overlay has outgrown it.
+        Raises PublicationRefused or Unavailable.
+        """
+        holder = os.urandom(8).hex()
+        with self._store.housekeeping() as db:
+            started = self._now_ms()
+            token = db.claim_lease(LEASE, holder, started, LEASE_MS)
+        if token is None:
+            return None
+        try:
+            return self._rounds(token, started, heartbeat, may_shrink)
+        finally:
+            with self._store.housekeeping() as db:
+                db.release_lease(LEASE, token)
+
+    def _rounds(self, token: int, started_ms: int, heartbeat: bool, may_shrink: bool) -> Outcome:
+        """Publishes again while changes were committed meanwhile: their own publishers found the lease taken."""
+        with self._store.snapshot() as db:
+            state = db.published()
+        outcome = Outcome(state.published_version, state.published_revision)
+        for round_number in range(_ROUNDS):
+            if state.revision <= outcome.revision and not (heartbeat and round_number == 0):
+                break
+            outcome = self._once(token, started_ms, heartbeat, may_shrink)
+            with self._store.snapshot() as db:
+                state = db.published()
+        return outcome
+
+    def _once(self, token: int, started_ms: int, heartbeat: bool, may_shrink: bool) -> Outcome:
+        with tempfile.TemporaryDirectory(prefix="ckeys-publish-") as folder:
+            path = os.path.join(folder, "base.lmdb")
+            with self._store.snapshot() as db:
+                state = db.published()
+                _guard_shrink(state, may_shrink)
+                base, base_revision = state.base, state.base_revision
+                fresh = base is None or (heartbeat and _outgrown(db.change_count(), base))
+                if fresh or base is None:
+                    sha256, size, count = self._build_base(path, db.all_keys(), db.all_consumers())
+                    base, base_revision = part("base", ".lmdb", sha256, size, count), state.revision
+                overlay = Overlay(
+                    db.changed_keys(base_revision), db.changed_consumers(base_revision), db.all_operators()
+                )
+            if fresh:
+                with open(path, "rb") as file:
+                    self._upload(base, file.read(), "application/octet-stream")
+        data = encode_overlay(overlay)
+        named = part(
+            "overlay", ".json", hashlib.sha256(data).hexdigest(), len(data), len(overlay.keys) + len(overlay.consumers)
+        )
+        self._upload(named, data, "application/json")
+        version = self._write_pointer(token, started_ms, state, base, named)
+        with self._store.housekeeping() as housekeeping:
+            housekeeping.record_publication(
+                version, state.revision, state.entry_count, base, base_revision, named, self._now_ms()
+            )
+        return Outcome(version, state.revision)
+
+    def _upload(self, named: Part, data: bytes, content_type: str) -> None:
+        """Writes an immutable object and reads it back before anything may name it."""
+        key = self._prefix + named.name
+        self._bucket.put(key, data, content_type)
+        if self._bucket.get(key) != data:
+            raise PublicationRefused(f"{named.name} reads back differently from what was written")
+
+    def _write_pointer(self, token: int, started_ms: int, state: Published, base: Part, overlay: Part) -> int:
+        now_ms = self._now_ms()
+        # Above the bucket's version too: a restored database must not hand out old numbers.
+        version = max(state.published_version, self._version_in_bucket(now_ms)) + 1
+        manifest = Manifest(self._environment, version, state.revision, now_ms, self._root_version, base, overlay)
+        with self._store.housekeeping() as db:
+            held = db.holds_lease(LEASE, token, now_ms)
+        if not held or now_ms > started_ms + LEASE_MS - LEASE_MARGIN_MS:
+            raise PublicationRefused("the lease ran out before the pointer was written")
+        self._bucket.put(self._prefix + POINTER, seal_manifest(manifest, self._manifest_key), "application/json")
+        return version
+
+    def _version_in_bucket(self, now_ms: int) -> int:
+        data = self._bucket.get(self._prefix + POINTER)
+        if data is None:
+            return 0
+        try:
+            return open_manifest(
+                data, self._manifest_key, environment=self._environment, version_min=0, now_ms=now_ms
+            ).version
+        except SnapshotError:
+            return 0  # not ours, or damaged: it is about to be replaced, and readers refuse it anyway
+
+    def clean_up(self) -> int:
+        """Deletes objects that no publication of the last day and no recent version names; returns how many."""
+        now_ms = self._now_ms()
+        with self._store.snapshot() as db:
+            newest = db.published().published_version
+            old = db.old_publications(now_ms - KEEP_MS, newest - KEEP_VERSIONS)
+        if not old:
+            return 0
+        with self._store.housekeeping() as housekeeping:
+            housekeeping.forget_publications([row["version"] for row in old])
+            unused = {
+                row[column]
+                for row in old
+                for column in ("base", "overlay")
+                if not housekeeping.object_in_use(column, row[column])
+            }
+        for name in sorted(unused):
+            self._bucket.delete(self._prefix + name)
+        return len(unused)
+
+
+def quietly(publisher: Publisher, report: Callable[[BaseException], None]) -> None:
+    """Publishes after a commit, best effort: the change is durable and the next tick repairs what fails here."""
+    try:
+        publisher.publish()
+    except (CloudFailure, PublicationRefused) as error:
+        report(error)
+
+
+def _outgrown(change_count: int, base: Part) -> bool:
+    share = base.entries * OVERLAY_SHARE_MAX
+    return change_count > OVERLAY_ENTRIES_MAX or (change_count > OVERLAY_SHARE_FROM and change_count > share)
+
+
+def _guard_shrink(state: Published, may_shrink: bool) -> None:
+    lost = state.published_count - state.entry_count
+    if not may_shrink and lost > SHRINK_KEYS and lost > SHRINK_SHARE_MAX * state.published_count:
+        raise PublicationRefused(f"the snapshot would lose {lost} of {state.published_count} values")

@@ -1,0 +1,221 @@
+"""What validation reads, as bytes: records, overlay and manifest. Pure: no I/O, no clock.
+
+A snapshot is an immutable base file (digest -> record), a small JSON overlay with everything that changed since the
+base, and the manifest that names both. The manifest is authenticated and is checked before it is parsed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import struct
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+SCHEMA = 1
+POINTER = "current.json"
+DIGEST_BYTES, ID_BYTES = 32, 7
+MANIFEST_BYTES_MAX = 16_384
+CREATED_AHEAD_MS_MAX = 300_000
+_KEY = struct.Struct("!B7s7sI")  # flags, key id, consumer id (zeros: unbound), end in Unix seconds (0: none)
+_ENABLED = 1
+_UNBOUND = bytes(ID_BYTES)
+_MAC_START, _MAC_END = len('{"mac":"'), len('{"mac":"') + 64
+_BODY_START = _MAC_END + len('","manifest":')
+
+
+class SnapshotError(Exception):
+    """A snapshot that must not be used; the text says which check failed."""
+
+
+class KeyRecord(NamedTuple):
+    """What validation needs of one accepted value. `ends_at` is Unix seconds, 0 for none."""
+
+    key_id: str
+    name: str
+    enabled: bool
+    consumer_id: str | None
+    ends_at: int
+
+
+class ConsumerRecord(NamedTuple):
+    """What validation needs of one consumer; stored once, not in each of its keys."""
+
+    name: str
+    enabled: bool
+
+
+class OperatorRecord(NamedTuple):
+    """Who may ask /verify. `gateways` None means all."""
+
+    secret_id: str
+    role: str
+    gateways: tuple[str, ...] | None
+
+
+class Part(NamedTuple):
+    """One object of a snapshot; `name` ends with its SHA-256."""
+
+    name: str
+    size: int
+    sha256: str
+    entries: int
+
+
+class Manifest(NamedTuple):
+    """The pointer. `version` grows with every publication, `revision` is the database's."""
+
+    environment: str
+    version: int
+    revision: int
+    created_at_ms: int
+    root_version: str
+    base: Part
+    overlay: Part
+
+
+class Overlay(NamedTuple):
+    """Changes since the base; a None value is a removal. Operators are always complete."""
+
+    keys: dict[bytes, KeyRecord | None]
+    consumers: dict[bytes, ConsumerRecord | None]
+    operators: dict[bytes, OperatorRecord]
+
+
+def id_bytes(resource_id: str) -> bytes:
+    """The 7 bytes behind `<kind>-` and 14 hex digits."""
+    return bytes.fromhex(resource_id.rpartition("-")[2])
+
+
+def pack_key(record: KeyRecord) -> bytes:
+    """19 bytes and the name."""
+    consumer = id_bytes(record.consumer_id) if record.consumer_id else _UNBOUND
+    flags = _ENABLED if record.enabled else 0
+    return _KEY.pack(flags, id_bytes(record.key_id), consumer, record.ends_at) + record.name.encode()
+
+
+def unpack_key(data: bytes) -> KeyRecord:
+    """The reverse of `pack_key`. Raises SnapshotError for bytes that it did not make."""
+    try:
+        flags, key, consumer, ends_at = _KEY.unpack_from(data)
+        name = data[_KEY.size :].decode()
+    except (struct.error, UnicodeDecodeError):
+        raise SnapshotError("a key record is damaged") from None
+    if flags not in (0, _ENABLED):
+        raise SnapshotError("a key record has an unknown status")
+    consumer_id = None if consumer == _UNBOUND else "consumer-" + consumer.hex()
+    return KeyRecord("secret-" + key.hex(), name, flags == _ENABLED, consumer_id, ends_at)
+
+
+def pack_consumer(record: ConsumerRecord) -> bytes:
+    """One byte of status and the name."""
+    return bytes([_ENABLED if record.enabled else 0]) + record.name.encode()
+
+
+def unpack_consumer(data: bytes) -> ConsumerRecord:
+    """The reverse of `pack_consumer`. Raises SnapshotError for bytes that it did not make."""
+    try:
+        flags, name = data[0], data[1:].decode()
+    except (IndexError, UnicodeDecodeError):
+        raise SnapshotError("a consumer record is damaged") from None
+    if flags not in (0, _ENABLED):
+        raise SnapshotError("a consumer record has an unknown status")
+    return ConsumerRecord(name, flags == _ENABLED)
+
+
+def encode_overlay(overlay: Overlay) -> bytes:
+    """Canonical JSON, so that equal overlays have equal names."""
+    document = {
+        "schema": SCHEMA,
+        "keys": {digest.hex(): record and list(record) for digest, record in overlay.keys.items()},
+        "consumers": {ident.hex(): record and list(record) for ident, record in overlay.consumers.items()},
+        "operators": {digest.hex(): list(record) for digest, record in overlay.operators.items()},
+    }
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+
+def decode_overlay(data: bytes, entries: int) -> Overlay:
+    """Parses bytes whose hash was checked. Raises SnapshotError when they are not an overlay of `entries` entries."""
+    try:
+        document = json.loads(data, object_pairs_hook=_without_duplicates)
+        if document["schema"] != SCHEMA:
+            raise SnapshotError("the overlay has another schema")
+        keys = {bytes.fromhex(key): _key_record(row) for key, row in document["keys"].items()}
+        consumers = {bytes.fromhex(key): _consumer_record(row) for key, row in document["consumers"].items()}
+        operators = {bytes.fromhex(key): _operator_record(row) for key, row in document["operators"].items()}
+    except SnapshotError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise SnapshotError("the overlay cannot be read") from None
+    if len(keys) + len(consumers) != entries or any(len(digest) != DIGEST_BYTES for digest in keys):
+        raise SnapshotError("the overlay has another number of entries than its manifest says")
+    return Overlay(keys, consumers, operators)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise SnapshotError("the overlay names an entry twice")
+    return result
+
+
+def _key_record(row: Any) -> KeyRecord | None:
+    if row is None:
+        return None
+    key_id, name, enabled, consumer_id, ends_at = row
+    record = KeyRecord(key_id, name, enabled, consumer_id, ends_at)
+    if unpack_key(pack_key(record)) != record or not isinstance(enabled, bool):
+        raise SnapshotError("a key record of the overlay is damaged")
+    return record
+
+
+def _consumer_record(row: Any) -> ConsumerRecord | None:
+    if row is None:
+        return None
+    name, enabled = row
+    if not isinstance(name, str) or not isinstance(enabled, bool):
+        raise SnapshotError("a consumer record of the overlay is damaged")
+    return ConsumerRecord(name, enabled)
+
+
+def _operator_record(row: Any) -> OperatorRecord:
+    secret_id, role, gateways = row
+    return OperatorRecord(str(secret_id), str(role), None if gateways is None else tuple(gateways))
+
+
+def seal_manifest(manifest: Manifest, manifest_key: bytes) -> bytes:
+    """`{"mac":"<hex>","manifest":{...}}`, the MAC being HMAC-SHA256 over the exact bytes of the inner object."""
+    fields = {**manifest._asdict(), "base": manifest.base._asdict(), "overlay": manifest.overlay._asdict()}
+    body = json.dumps({"schema": SCHEMA, **fields}, separators=(",", ":")).encode()
+    return b'{"mac":"' + _mac(body, manifest_key) + b'","manifest":' + body + b"}"
+
+
+def open_manifest(data: bytes, manifest_key: bytes, *, environment: str, version_min: int, now_ms: int) -> Manifest:
+    """The manifest, after size, MAC, schema, environment, version and date held; SnapshotError says what did not."""
+    if len(data) > MANIFEST_BYTES_MAX:
+        raise SnapshotError("the manifest is too large")
+    body = data[_BODY_START:-1]
+    if not hmac.compare_digest(data, b'{"mac":"' + _mac(body, manifest_key) + b'","manifest":' + body + b"}"):
+        raise SnapshotError("the manifest is not signed by this deployment's root secret")
+    document: Mapping[str, Any] = json.loads(body)
+    if document.get("schema") != SCHEMA:
+        raise SnapshotError("the manifest has another schema")
+    fields = {name: document[name] for name in Manifest._fields if name not in ("base", "overlay")}
+    manifest = Manifest(base=Part(**document["base"]), overlay=Part(**document["overlay"]), **fields)
+    if manifest.environment != environment:
+        raise SnapshotError("the manifest belongs to another environment")
+    if manifest.version < version_min:
+        raise SnapshotError("the manifest is older than one seen before")
+    if manifest.created_at_ms > now_ms + CREATED_AHEAD_MS_MAX:
+        raise SnapshotError("the manifest comes from the future")
+    return manifest
+
+
+def _mac(body: bytes, manifest_key: bytes) -> bytes:
+    return hmac.digest(manifest_key, body, hashlib.sha256).hex().encode()
+
+
+def part(prefix: str, suffix: str, data_sha256: str, size: int, entries: int) -> Part:
+    """An object named by its content: `<prefix>-<sha256><suffix>`."""
+    return Part(f"{prefix}-{data_sha256}{suffix}", size, data_sha256, entries)

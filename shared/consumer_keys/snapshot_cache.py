@@ -1,0 +1,206 @@
+"""Which snapshot answers: when to look for a newer one, what to check before using it, what to serve if that fails.
+
+Whatever goes wrong while refreshing, the last good snapshot keeps answering; only its age can end that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from consumer_keys.errors import CloudFailure, Problem
+from consumer_keys.snapshot import (
+    POINTER,
+    ConsumerRecord,
+    KeyRecord,
+    Manifest,
+    OperatorRecord,
+    Overlay,
+    Part,
+    SnapshotError,
+    decode_overlay,
+    open_manifest,
+)
+
+if TYPE_CHECKING:
+    from consumer_keys.snapshot_base import Base
+
+OVERLAY_BYTES_MAX, BASE_BYTES_MAX = 64 << 20, 400 << 20
+# Looks before a refusal: one a second in the long run, ten at once, so that a person who enables a key and tries
+# again within the second is not told an old answer.
+RECHECKS_BURST, RECHECKS_PER_SECOND = 10.0, 1.0
+RETRY_SECONDS = 1.0
+
+
+class Source(Protocol):
+    """What the cache needs of `snapshot_source`."""
+
+    def pointer(self, name: str) -> bytes | None:
+        """The manifest's bytes; None when unchanged."""
+
+    def forget_pointer(self) -> None:
+        """Read it anew next time."""
+
+    def object(self, name: str, size_max: int) -> bytes:
+        """A small object."""
+
+    def download(self, name: str, size_max: int, path: str) -> None:
+        """A large object into a file."""
+
+
+class Snapshot(NamedTuple):
+    """One consistent state: overlay first, then base."""
+
+    manifest: Manifest
+    overlay: Overlay
+    base: Base
+
+    def key(self, digest: bytes) -> KeyRecord | None:
+        """The record of a lookup digest."""
+        if digest in self.overlay.keys:
+            return self.overlay.keys[digest]
+        return self.base.key(digest)
+
+    def consumer(self, ident: bytes) -> ConsumerRecord | None:
+        """The record of a consumer."""
+        if ident in self.overlay.consumers:
+            return self.overlay.consumers[ident]
+        return self.base.consumer(ident)
+
+    def operator(self, digest: bytes) -> OperatorRecord | None:
+        """The operator with this token digest."""
+        return self.overlay.operators.get(digest)
+
+
+class SnapshotCache:
+    """Holds the newest good snapshot. Thread-safe: one thread refreshes, the others go on with what there is."""
+
+    def __init__(
+        self, source: Source, open_base: Callable[[str], Base], report: Callable[[Exception], None], *,
+        manifest_key: bytes, environment: str, folder: str, poll_seconds: float, max_age_seconds: float,
+        clock: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self._source, self._open_base, self._report = source, open_base, report
+        self._manifest_key, self._environment, self._folder = manifest_key, environment, folder
+        self._poll, self._max_age, self._clock = poll_seconds, max_age_seconds, clock
+        self._lock = threading.Lock()
+        self._snapshot: Snapshot | None = None
+        self._looked_at = float("-inf")
+        self._latest = float("-inf")
+        self._rechecks = RECHECKS_BURST
+        self._rechecked_at = float("-inf")
+        self._downloads = 0
+
+    def now_seconds(self) -> float:
+        """Wall time; if the clock jumps back, the latest time seen."""
+        self._latest = max(self._latest, self._clock())
+        return self._latest
+
+    def age_seconds(self, snapshot: Snapshot) -> float:
+        """How old the snapshot's pointer is; never negative."""
+        return max(0.0, self.now_seconds() - snapshot.manifest.created_at_ms / 1000)
+
+    def current(self) -> Snapshot:
+        """The snapshot to answer from. Raises SnapshotUnavailable when there is none or it is too old."""
+        now = self.now_seconds()
+        interval = self._poll if self._snapshot is not None else min(self._poll, RETRY_SECONDS)
+        if now - self._looked_at >= interval:
+            self._refresh(wait=self._snapshot is None)
+        return self._usable()
+
+    def recheck(self) -> Snapshot:
+        """The same after a look at the pointer, as far as the limit on such looks allows."""
+        now = self.now_seconds()
+        with self._lock:
+            refill = max(0.0, now - self._rechecked_at) * RECHECKS_PER_SECOND
+            self._rechecks = min(RECHECKS_BURST, self._rechecks + refill)
+            self._rechecked_at = now
+            allowed = self._rechecks >= 1.0
+            self._rechecks -= 1.0 if allowed else 0.0
+        if allowed:
+            self._refresh(wait=True)
+        return self._usable()
+
+    def _usable(self) -> Snapshot:
+        snapshot = self._snapshot
+        if snapshot is None or self.age_seconds(snapshot) > self._max_age:
+            raise Problem("SnapshotUnavailable")
+        return snapshot
+
+    def _refresh(self, *, wait: bool) -> None:
+        if not self._lock.acquire(blocking=wait):
+            return
+        try:
+            self._looked_at = self.now_seconds()
+            data = self._source.pointer(POINTER)
+            if data is not None:
+                self._take(data)
+        except (CloudFailure, SnapshotError, OSError) as error:
+            self._source.forget_pointer()
+            self._report(error)
+        finally:
+            self._lock.release()
+
+    def _take(self, data: bytes) -> None:
+        """Checks everything, in the order that trusts nothing early, then swaps one reference."""
+        held = self._snapshot
+        manifest = open_manifest(
+            data, self._manifest_key, environment=self._environment, version_min=held.manifest.version if held else 0,
+            now_ms=int(self.now_seconds() * 1000),
+        )  # fmt: skip
+        if held is not None and manifest.version == held.manifest.version:
+            return
+        overlay, base = self._overlay(manifest.overlay, held), self._base(manifest.base, held)
+        self._snapshot = Snapshot(manifest, overlay, base)
+
+    def _overlay(self, part: Part, held: Snapshot | None) -> Overlay:
+        if held is not None and held.manifest.overlay == part:
+            return held.overlay
+        data = self._source.object(part.name, min(part.size, OVERLAY_BYTES_MAX))
+        _check(part, len(data), hashlib.sha256(data).hexdigest())
+        return decode_overlay(data, part.entries)
+
+    def _base(self, part: Part, held: Snapshot | None) -> Base:
+        if held is not None and held.manifest.base == part:
+            return held.base
+        if part.size > BASE_BYTES_MAX:
+            raise SnapshotError("the base file is too large")
+        os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        # A mapped file is never written again, so every download has a name of its own.
+        self._downloads += 1
+        path = os.path.join(self._folder, f"{os.getpid()}-{id(self):x}-{self._downloads}.lmdb")
+        try:
+            self._source.download(part.name, part.size, path)
+            _check(part, os.path.getsize(path), _file_sha256(path))
+            base = self._open_base(path)
+            if base.entry_count() != part.entries:
+                base.close()
+                raise SnapshotError("the base file has another number of entries than its manifest says")
+        finally:
+            # The mapping keeps the content; nothing is left behind, however the process ends.
+            if os.path.exists(path):
+                os.unlink(path)
+        return base
+
+    def close(self) -> None:
+        """Releases the base file."""
+        if self._snapshot is not None:
+            self._snapshot.base.close()
+            self._snapshot = None
+
+
+def _check(part: Part, size: int, sha256: str) -> None:
+    if size != part.size or not hmac.compare_digest(sha256, part.sha256):
+        raise SnapshotError(f"{part.name} is not what its manifest says")
+
+
+def _file_sha256(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

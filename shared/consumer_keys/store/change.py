@@ -1,0 +1,180 @@
+"""Writing, inside one serialised transaction: the rows, what the snapshot must take over, and the audit row."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import sqlalchemy as sa
+
+from consumer_keys.errors import Problem, Replayed
+from consumer_keys.model import Caller, Consumer, Key
+from consumer_keys.snapshot import id_bytes
+from consumer_keys.store.reads import Reads
+from consumer_keys.store.schema import audit, changes, data_keys, deployment, idempotency, key_values, operators
+from consumer_keys.store.schema import consumer_keys as k
+from consumer_keys.store.schema import consumers as c
+
+IDEMPOTENCY_MS = 86_400_000
+
+
+class Change(Reads):
+    """One change to the deployment. Its revision is taken at the first write; without a write there is none."""
+
+    def __init__(self, connection: sa.Connection, caller: Caller, now_ms: int) -> None:
+        super().__init__(connection)
+        self.caller, self.now_ms = caller, now_ms
+        self._revision: int | None = None
+
+    @property
+    def revision(self) -> int:
+        """The revision that this change commits as."""
+        if self._revision is None:
+            self.connection.execute(sa.update(deployment).values(revision=deployment.c.revision + 1))
+            self._revision = self.connection.execute(sa.select(deployment.c.revision)).scalar_one()
+        return self._revision
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was written."""
+        return self._revision is not None
+
+    def raise_if_replayed(self) -> None:
+        """Raises Replayed, or IdempotencyKeyReused when the earlier request was another one."""
+        if self.caller.idempotency_key is None:
+            return
+        earlier = self.replay(self.caller.actor, self.caller.idempotency_key)
+        if earlier is not None:
+            check_fingerprint(earlier[0], self.caller.fingerprint)
+            raise Replayed(json.loads(earlier[1]))
+
+    def remember(self, body: Any) -> None:
+        """Stores the answer, which must hold no secret, for repetitions of the request."""
+        if self.caller.idempotency_key is None:
+            return
+        self.connection.execute(sa.delete(idempotency).where(idempotency.c.created_at < self.now_ms - IDEMPOTENCY_MS))
+        self.connection.execute(
+            sa.insert(idempotency).values(
+                actor=self.caller.actor, idempotency_key=self.caller.idempotency_key,
+                fingerprint=self.caller.fingerprint, body=json.dumps(body), created_at=self.now_ms,
+            )
+        )  # fmt: skip
+
+    def check_revision(self, current: int) -> None:
+        """If-Match (RFC 9110 section 13.1.1). Raises RevisionMismatch with the current revision."""
+        if self.caller.revisions is not None and current not in self.caller.revisions:
+            raise Problem("RevisionMismatch", f"The current revision is {current}.", headers={"ETag": f'"{current}"'})
+
+    def insert_key(self, values: dict[str, Any]) -> None:
+        """A new key, without its values."""
+        stamps = {"revision": self.revision, "created_at": self.now_ms, "modified_at": self.now_ms}
+        self.connection.execute(sa.insert(k).values(sync_failures=0, **stamps, **values))
+
+    def update_key(self, key_id: str, **values: Any) -> None:
+        """Changes columns of a key; its values in the snapshot follow."""
+        stamps = {"revision": self.revision, "modified_at": self.now_ms}
+        self.connection.execute(sa.update(k).where(k.c.key_id == key_id).values(**stamps, **values))
+        digests = self.connection.execute(sa.select(key_values.c.digest).where(key_values.c.key_id == key_id))
+        for digest in digests.scalars().all():
+            self._touch("value", bytes(digest))
+
+    def delete_key(self, key_id: str) -> None:
+        """Removes a key and its values."""
+        digests = self.connection.execute(sa.select(key_values.c.digest).where(key_values.c.key_id == key_id))
+        for digest in digests.scalars().all():
+            self.remove_value(bytes(digest))
+        self.connection.execute(sa.delete(k).where(k.c.key_id == key_id))
+
+    def add_value(
+        self, key_id: str, digest: bytes, sealed: bytes | None = None, data_key_id: str | None = None
+    ) -> None:
+        """A value that the key accepts from now on. Raises ValueInUse."""
+        if self.digest_owner(digest) is not None:
+            raise Problem("ValueInUse")
+        self.connection.execute(
+            sa.insert(key_values).values(
+                digest=digest, key_id=key_id, sealed=sealed, data_key_id=data_key_id, created_at=self.now_ms
+            )
+        )
+        self._count_entries(+1)
+        self._touch("value", digest)
+
+    def end_value(self, digest: bytes, ends_at: int | None) -> None:
+        """Sets or clears the time (ms) after which a value is refused."""
+        self.connection.execute(sa.update(key_values).where(key_values.c.digest == digest).values(ends_at=ends_at))
+        self._touch("value", digest)
+
+    def remove_value(self, digest: bytes) -> None:
+        """The key accepts this value no longer."""
+        self.connection.execute(sa.delete(key_values).where(key_values.c.digest == digest))
+        self._count_entries(-1)
+        self._touch("value", digest)
+
+    def insert_consumer(self, values: dict[str, Any]) -> None:
+        """A new consumer."""
+        stamps = {"revision": self.revision, "created_at": self.now_ms, "modified_at": self.now_ms}
+        self.connection.execute(sa.insert(c).values(**stamps, **values))
+        self._touch("consumer", id_bytes(values["consumer_id"]))
+
+    def update_consumer(self, consumer_id: str, **values: Any) -> None:
+        """Changes columns of a consumer."""
+        stamps = {"revision": self.revision, "modified_at": self.now_ms}
+        self.connection.execute(sa.update(c).where(c.c.consumer_id == consumer_id).values(**stamps, **values))
+        self._touch("consumer", id_bytes(consumer_id))
+
+    def delete_consumer(self, consumer_id: str) -> None:
+        """Removes a consumer that has no keys."""
+        self.connection.execute(sa.delete(c).where(c.c.consumer_id == consumer_id))
+        self._touch("consumer", id_bytes(consumer_id))
+
+    def add_data_key(self, values: dict[str, Any]) -> None:
+        """A wrapped data key."""
+        self.connection.execute(sa.insert(data_keys).values(created_at=self.now_ms, **values))
+
+    def add_operator(self, values: dict[str, Any]) -> None:
+        """A new operator; the revision makes the snapshot take it over."""
+        self.connection.execute(sa.insert(operators).values(created_at=self.now_ms, **values))
+        self.revision  # noqa: B018 - operators are in every overlay, so only the revision must move
+
+    def audit(
+        self, action: str, gateway_id: str, target: str, before: Key | Consumer | None, after: Any = None
+    ) -> None:
+        """One row in the change's own transaction: who, what, before, after; never a value or a digest.
+
+        A row about something that changes nothing, such as a reveal, carries the revision that it saw.
+        """
+        revision = self._revision if self._revision is not None else self.status()["revision"]
+        self.connection.execute(
+            sa.insert(audit).values(
+                at=self.now_ms, actor=self.caller.actor, action=action, gateway_id=gateway_id, target=target,
+                before=_json(before), after=_json(after), request_id=self.caller.request_id, revision=revision,
+            )
+        )  # fmt: skip
+
+    def _touch(self, kind: str, ref: bytes) -> None:
+        updated = self.connection.execute(
+            sa.update(changes).where(changes.c.kind == kind, changes.c.ref == ref).values(revision=self.revision)
+        )
+        # The deployment row is locked, so nobody inserts between the two statements. MySQL counts only rows that
+        # really changed, hence the look.
+        if updated.rowcount == 0 and not self._is_touched(kind, ref):
+            self.connection.execute(sa.insert(changes).values(kind=kind, ref=ref, revision=self.revision))
+
+    def _is_touched(self, kind: str, ref: bytes) -> bool:
+        query = sa.select(changes.c.revision).where(changes.c.kind == kind, changes.c.ref == ref)
+        return self.connection.execute(query).first() is not None
+
+    def _count_entries(self, difference: int) -> None:
+        self.connection.execute(sa.update(deployment).values(entry_count=deployment.c.entry_count + difference))
+
+
+def check_fingerprint(stored: str, given: str) -> None:
+    """Raises IdempotencyKeyReused when the two requests differ."""
+    if stored != given:
+        raise Problem("IdempotencyKeyReused")
+
+
+def _json(state: Any) -> str | None:
+    if state is None:
+        return None
+    return json.dumps(state if isinstance(state, dict) else state.model_dump(mode="json"), ensure_ascii=False)

@@ -1,0 +1,184 @@
+"""Reading keys, consumers and operators."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from consumer_keys.errors import Problem
+from consumer_keys.model import Consumer, ConsumerRef, Credential, Key, Sync, timestamp
+from consumer_keys.store.schema import consumer_keys as k
+from consumer_keys.store.schema import consumers as c
+from consumer_keys.store.schema import data_keys, deployment, idempotency, key_values, operators
+
+
+class Page(NamedTuple):
+    """Part of a list: items, the number of all matches, and where the next part begins (None: nowhere)."""
+
+    items: list[Any]
+    total_count: int
+    last: tuple[int, str] | None
+
+
+class Operator(NamedTuple):
+    """Who may call; `gateways` None means all."""
+
+    secret_id: str
+    role: str
+    gateways: tuple[str, ...] | None
+    status: str
+
+
+class Reads:
+    """Queries inside one transaction."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self.connection = connection
+
+    def key(self, gateway_id: str, key_id: str) -> Key:
+        """One key. Raises KeyNotFound, also when it belongs to another gateway."""
+        return _key(self.key_row(gateway_id, key_id))
+
+    def key_row(self, gateway_id: str, key_id: str) -> sa.RowMapping:
+        """One key's row with its consumer's name."""
+        query = _keys_query().where(k.c.gateway_id == gateway_id, k.c.key_id == key_id)
+        row = self.connection.execute(query).mappings().first()
+        if row is None:
+            raise Problem("KeyNotFound")
+        return row
+
+    def keys(
+        self, gateway_id: str, filters: Mapping[str, Any], limit: int, offset: int, after: tuple[int, str] | None
+    ) -> Page:
+        """Keys of a gateway, newest first."""
+        where = [k.c.gateway_id == gateway_id]
+        for name, value in filters.items():
+            if name == "keyword":
+                where.append(_contains(k.c.name, value))
+            elif name == "bound":
+                where.append(k.c.consumer_id.is_not(None) if value else k.c.consumer_id.is_(None))
+            else:
+                where.append(k.c[name] == value)
+        return self._page(_keys_query().where(*where), k, k.c.key_id, where, limit, offset, after, _key)
+
+    def consumer(self, gateway_id: str, consumer_id: str) -> Consumer:
+        """One consumer. Raises ConsumerNotFound, also when it belongs to another gateway."""
+        query = _consumers_query().where(c.c.gateway_id == gateway_id, c.c.consumer_id == consumer_id)
+        row = self.connection.execute(query).mappings().first()
+        if row is None:
+            raise Problem("ConsumerNotFound")
+        return _consumer(row)
+
+    def consumers(
+        self, gateway_id: str, filters: Mapping[str, Any], limit: int, offset: int, after: tuple[int, str] | None
+    ) -> Page:
+        """Consumers of a gateway, newest first."""
+        where = [c.c.gateway_id == gateway_id]
+        for name, value in filters.items():
+            where.append(_contains(c.c.name, value) if name == "keyword" else c.c[name] == value)
+        return self._page(_consumers_query().where(*where), c, c.c.consumer_id, where, limit, offset, after, _consumer)
+
+    def keys_of_consumer(self, consumer_id: str, limit: int = 1000) -> list[tuple[str, str]]:
+        """(id, name) of the keys bound to a consumer."""
+        query = sa.select(k.c.key_id, k.c.name).where(k.c.consumer_id == consumer_id).order_by(k.c.key_id).limit(limit)
+        return [(row.key_id, row.name) for row in self.connection.execute(query)]
+
+    def _page(
+        self, query: sa.Select[Any], table: sa.Table, ident: sa.Column[str], where: list[Any], limit: int, offset: int,
+        after: tuple[int, str] | None, build: Any,
+    ) -> Page:  # fmt: skip
+        total = self.connection.execute(sa.select(sa.func.count()).select_from(table).where(*where)).scalar_one()
+        if after is not None:
+            created_at, last_id = after
+            older = sa.or_(table.c.created_at < created_at, sa.and_(table.c.created_at == created_at, ident < last_id))
+            query = query.where(older)
+        query = query.order_by(table.c.created_at.desc(), ident.desc()).limit(limit + 1).offset(offset)
+        rows = self.connection.execute(query).mappings().all()
+        last = (rows[limit - 1]["created_at"], rows[limit - 1][ident.name]) if len(rows) > limit else None
+        return Page([build(row) for row in rows[:limit]], total, last)
+
+    def sealed_value(self, key_id: str) -> bytes:
+        """The sealed value of a System or Custom key."""
+        query = sa.select(key_values.c.sealed).where(key_values.c.key_id == key_id)
+        sealed: bytes = self.connection.execute(query).scalar_one()
+        return bytes(sealed)
+
+    def digest_owner(self, digest: bytes) -> str | None:
+        """The id of the key that accepts this digest."""
+        return self.connection.execute(sa.select(key_values.c.key_id).where(key_values.c.digest == digest)).scalar()
+
+    def data_key(self, data_key_id: str) -> sa.RowMapping | None:
+        """A wrapped data key."""
+        query = sa.select(data_keys).where(data_keys.c.data_key_id == data_key_id)
+        return self.connection.execute(query).mappings().first()
+
+    def operator_by_digest(self, digest: bytes) -> Operator | None:
+        """The operator whose secret has this digest."""
+        row = self.connection.execute(sa.select(operators).where(operators.c.digest == digest)).first()
+        if row is None:
+            return None
+        return Operator(row.secret_id, row.role, split_gateways(row.gateways), row.status)
+
+    def operator_count(self) -> int:
+        """How many operators there are."""
+        return self.connection.execute(sa.select(sa.func.count()).select_from(operators)).scalar_one()
+
+    def status(self) -> sa.RowMapping:
+        """The deployment row."""
+        return self.connection.execute(sa.select(deployment)).mappings().one()
+
+    def replay(self, actor: str, idempotency_key: str) -> tuple[str, str] | None:
+        """(fingerprint, stored body) of an earlier request with this Idempotency-Key."""
+        query = sa.select(idempotency.c.fingerprint, idempotency.c.body).where(
+            idempotency.c.actor == actor, idempotency.c.idempotency_key == idempotency_key
+        )
+        row = self.connection.execute(query).first()
+        return None if row is None else (row.fingerprint, row.body)
+
+
+def split_gateways(text: str | None) -> tuple[str, ...] | None:
+    """The stored form of an operator's gateways."""
+    return None if text is None else tuple(text.split(","))
+
+
+def _contains(column: sa.Column[str], keyword: str) -> sa.ColumnElement[bool]:
+    return sa.func.lower(column).contains(keyword.lower(), autoescape=True)
+
+
+def _keys_query() -> sa.Select[Any]:
+    return sa.select(k, c.c.name.label("consumer_name")).select_from(k.outerjoin(c, k.c.consumer_id == c.c.consumer_id))
+
+
+def _consumers_query() -> sa.Select[Any]:
+    bound = sa.select(sa.func.count()).where(k.c.consumer_id == c.c.consumer_id).scalar_subquery()
+    return sa.select(c, bound.label("key_count"))
+
+
+def _key(row: sa.RowMapping) -> Key:
+    kms = row["generation"] == "KMS"
+    return Key(
+        credential=Credential(name=row["credential_name"], version=row["credential_version"]) if kms else None,
+        consumer=ConsumerRef(consumer_id=row["consumer_id"], name=row["consumer_name"]) if row["consumer_id"] else None,
+        sync=Sync(status=row["sync_status"], checked_at=timestamp(row["sync_checked_at"]), error=row["sync_error"])
+        if kms
+        else None,
+        created_at=timestamp(row["created_at"]),
+        modified_at=timestamp(row["modified_at"]),
+        **{name: row[name] for name in _KEY_COLUMNS},
+    )
+
+
+_KEY_COLUMNS = (
+    "key_id", "gateway_id", "name", "description", "type", "generation", "status", "masked_value", "revision",
+)  # fmt: skip
+
+
+def _consumer(row: sa.RowMapping) -> Consumer:
+    names = ("consumer_id", "gateway_id", "name", "description", "status", "key_count", "revision")
+    return Consumer(
+        created_at=timestamp(row["created_at"]),
+        modified_at=timestamp(row["modified_at"]),
+        **{name: row[name] for name in names},
+    )

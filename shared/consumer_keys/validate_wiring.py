@@ -1,0 +1,150 @@
+"""The composition root of validation: what the validate_key function is made of. No SDK, no database, no pydantic."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+from urllib.parse import quote, unquote
+
+from consumer_keys import access, config, log, web
+from consumer_keys.errors import Problem, invalid
+from consumer_keys.keytext import derive_key
+from consumer_keys.presented import HEADER_BYTES_MAX, presented_key
+from consumer_keys.snapshot_base import Base
+from consumer_keys.snapshot_cache import Snapshot, SnapshotCache
+from consumer_keys.snapshot_source import SnapshotSource
+from consumer_keys.validate import Validator
+from consumer_keys.verdict import Verdict
+
+FUNCTION = "validate_key"
+
+
+class Validation:
+    """One instance of validation: its source, cache and judgement."""
+
+    def __init__(self, settings: config.Settings) -> None:
+        self.settings = settings
+        self.source = source = SnapshotSource(
+            config.role_credential, region=settings.tencentcloud_region, endpoint=settings.cloud_endpoint,
+            bucket=settings.cos_bucket or "", prefix=settings.snapshot_prefix,
+        )  # fmt: skip
+        root = source.root_secret(settings.root_secret_name, settings.root_secret_version)
+        self.operator_key = derive_key(root, "operator")
+        self.cache = SnapshotCache(
+            source, Base, lambda error: log.emit_exception("refresh_failed", error, function=FUNCTION),
+            manifest_key=derive_key(root, "manifest"), environment=settings.environment,
+            folder=settings.snapshot_dir or "/tmp/consumer-keys",  # noqa: S108 - the only writable folder on SCF
+            poll_seconds=settings.snapshot_poll_seconds, max_age_seconds=settings.snapshot_max_age_seconds,
+            clock=time.time,
+        )  # fmt: skip
+        self.validator = Validator(self.cache, derive_key(root, "lookup"), settings.key_prefix)
+
+    def authorise(self, request: web.Request, gateway_id: str) -> None:
+        """An operator by bearer token, from the snapshot alone. Raises Unauthenticated, Forbidden, GatewayNotFound."""
+        token = web.bearer_token(request)
+        digest = b"" if token is None else access.token_digest(self.operator_key, token)
+        operator = self.cache.current().operator(digest) or self.cache.recheck().operator(digest)
+        access.authorise("verify", operator, gateway_id)
+        if gateway_id not in {gateway.gateway_id for gateway in self.settings.gateways}:
+            raise Problem("GatewayNotFound")
+
+    def close(self) -> None:
+        """Releases the connection and the base file."""
+        self.source.close()
+        self.cache.close()
+
+
+_live: list[Validation] = []
+
+
+@lru_cache(maxsize=4)
+def _built(settings: config.Settings) -> Validation:
+    built = Validation(settings)
+    _live.append(built)
+    return built
+
+
+def close() -> None:
+    """Forgets every instance; the next call builds a new one, as a cold start does."""
+    for built in _live:
+        built.close()
+    _live.clear()
+    _built.cache_clear()
+
+
+def handle(event: Any, context: Any) -> Any:
+    """Forward auth at `/validate` and below, JSON at `/verify`, and direct invocation with {gateway_id, key}."""
+    return web.respond(FUNCTION, event, context, _answer)
+
+
+def _answer(request: web.Request) -> web.Reply:
+    validation = _built(config.load(os.environ, ("COS_BUCKET",)))
+    if request.kind != "http":
+        return _verify(validation, request, request.fields)
+    segments = request.path.split("/")
+    if segments[:3] != ["", "v1", "gateways"] or len(segments) < 5:
+        raise Problem("RouteNotFound")
+    gateway_id, call = unquote(segments[3], errors="replace"), segments[4]
+    if call == "validate":
+        return _forward_auth(validation, request, gateway_id)
+    if call != "verify" or len(segments) != 5:
+        raise Problem("RouteNotFound")
+    if request.method != "POST":
+        raise Problem("MethodNotAllowed", headers={"Allow": "POST"})
+    validation.authorise(request, gateway_id)
+    fields = web.parse_json(request.body) if request.body.strip() else {}
+    if "gateway_id" in fields:
+        raise invalid("gateway_id", "is not a field of this call")
+    return _verify(validation, request, {**fields, "gateway_id": gateway_id})
+
+
+def _forward_auth(validation: Validation, request: web.Request, gateway_id: str) -> web.Reply:
+    """200 with identity headers, or the one refusal that every refused request gets (nginx, Envoy, Traefik, Caddy)."""
+    if sum(len(name) + len(str(value)) for name, value in request.headers.items()) > HEADER_BYTES_MAX:
+        raise Problem("HeadersTooLarge")
+    presented = presented_key(request.headers, request.query, key_in_query=validation.settings.key_in_query)
+    verdict, snapshot = validation.validator.judge(gateway_id, presented)
+    _log(validation, request, gateway_id, verdict, snapshot)
+    if not verdict.valid:
+        raise Problem("KeyRefused")
+    return web.Reply(200, None, identity_headers(verdict))
+
+
+def identity_headers(verdict: Verdict) -> dict[str, str]:
+    """Who the caller is, percent-encoded UTF-8."""
+    fields = (
+        ("X-Consumer-Id", verdict.consumer_id), ("X-Consumer-Name", verdict.consumer_name),
+        ("X-Key-Id", verdict.key_id), ("X-Key-Name", verdict.key_name),
+    )  # fmt: skip
+    return {name: quote(text or "", safe="-_.~") for name, text in fields}
+
+
+def _verify(validation: Validation, request: web.Request, fields: Mapping[str, Any]) -> web.Reply:
+    unknown = fields.keys() - {"gateway_id", "key"}
+    if unknown:
+        raise invalid(sorted(map(str, unknown))[0][:60], "is not a field of this call")
+    for name in ("gateway_id", "key"):
+        if not isinstance(fields.get(name), str):
+            raise invalid(name, "is required and must be a string")
+    presented = presented_key({"x-api-key": fields["key"]}, {}, key_in_query=False)
+    verdict, snapshot = validation.validator.judge(fields["gateway_id"], presented)
+    _log(validation, request, fields["gateway_id"], verdict, snapshot)
+    manifest = snapshot.manifest
+    state = {
+        "version": manifest.version, "revision": manifest.revision,
+        "age_seconds": round(validation.cache.age_seconds(snapshot), 3),
+    }  # fmt: skip
+    return web.Reply(200, {"valid": verdict.valid, **verdict._asdict(), "snapshot": state})
+
+
+def _log(validation: Validation, request: web.Request, gateway_id: str, verdict: Verdict, snapshot: Snapshot) -> None:
+    known = {gateway.gateway_id for gateway in validation.settings.gateways}
+    log.emit(
+        "verdict", function=FUNCTION, request_id=request.request_id, verdict=verdict.code, key_id=verdict.key_id,
+        consumer_id=verdict.consumer_id, gateway_id=gateway_id if gateway_id in known else None,
+        snapshot_version=snapshot.manifest.version, snapshot_revision=snapshot.manifest.revision,
+        snapshot_age_seconds=round(validation.cache.age_seconds(snapshot), 3),
+    )  # fmt: skip

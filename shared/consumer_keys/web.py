@@ -1,0 +1,330 @@
+"""Events in, responses out: the only place where requests are parsed and where exceptions become answers.
+
+Three shapes are accepted: the API Gateway event (document 583/12513), the Function URL event (583/96099), and direct
+invocation, whose event is the call's own fields. Standard library only: validation imports this module.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from base64 import b64decode
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+from consumer_keys import log
+from consumer_keys.errors import CloudFailure, FieldError, FieldFault, Problem, Replayed, invalid
+
+BODY_BYTES_MAX = 65_536
+DEPTH_MAX = 20
+JSON_TYPE, PROBLEM_TYPE = "application/json", "application/problem+json"
+# An event with one of these is HTTP, whatever else it holds: nobody outside may pass for a direct invocation.
+_HTTP_MARKS = frozenset(
+    {"httpMethod", "headers", "path", "queryString", "requestContext", "queryStringParameters", "payload", "body"}
+)
+_PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+
+
+class Operation(NamedTuple):
+    """What one function serves: who may call it is decided by `function`, never by the path."""
+
+    function: str
+    method: str
+    path: str
+    status: int = 200
+    body: Any = None
+    query: Any = None
+
+
+class Request(NamedTuple):
+    """One call, whatever its shape. Header names are lower case; several lines of one name make a list."""
+
+    kind: str
+    method: str
+    path: str
+    params: Mapping[str, Any]
+    query: Mapping[str, Any]
+    headers: Mapping[str, Any]
+    body: str
+    fields: Mapping[str, Any]
+    request_id: str
+
+    def header(self, name: str) -> str | None:
+        """The value of a header that came once, else None; a header that came twice has no value."""
+        value = self.headers.get(name)
+        return value if isinstance(value, str) else None
+
+
+class Call(NamedTuple):
+    """A request that was understood: ids from the path, and the validated input."""
+
+    request: Request
+    params: Mapping[str, str]
+    input: Any
+
+
+class Reply(NamedTuple):
+    """An answer: a JSON-ready body (None: no body) and headers."""
+
+    status: int
+    body: Any
+    headers: Mapping[str, str] = {}
+
+
+def resource(found: Any, *, status: int = 200, **more: Any) -> Reply:
+    """A resource with its ETag."""
+    return Reply(status, {**found.model_dump(mode="json"), **more}, {"ETag": f'"{found.revision}"'})
+
+
+def parse_event(event: Any, context: Any) -> Request:
+    """Raises MalformedEvent for what is no event at all; says nothing yet about bodies and paths."""
+    request_id = str((context or {}).get("request_id") or "") if isinstance(context, dict) else ""
+    if not isinstance(event, dict):
+        raise Problem("MalformedEvent")
+    if not _HTTP_MARKS & event.keys():
+        kind = "timer" if event.get("Type") == "Timer" and "TriggerName" in event else "direct"
+        return Request(kind, "", "", event, {}, {}, "", event, request_id)
+    method, path = event.get("httpMethod"), event.get("path")
+    if not isinstance(method, str) or not isinstance(path, str):
+        raise Problem("MalformedEvent")
+    query = event.get("queryString") or event.get("queryStringParameters") or {}
+    params = event.get("pathParameters") or {}
+    if not isinstance(query, dict) or not isinstance(params, dict):
+        raise Problem("MalformedEvent")
+    headers = _headers(event.get("headers"))
+    return Request("http", method.upper(), path, params, query, headers, _body_text(event), {}, request_id)
+
+
+def _headers(given: Any) -> dict[str, Any]:
+    headers: dict[str, Any] = {}
+    for name, value in (given if isinstance(given, dict) else {}).items():
+        lower = str(name).lower()
+        values = value if isinstance(value, list) else [value]
+        if lower in headers:
+            before = headers[lower]
+            values = (before if isinstance(before, list) else [before]) + values
+        headers[lower] = values[0] if len(values) == 1 else values
+    return headers
+
+
+def _body_text(event: Mapping[str, Any]) -> str:
+    body = event.get("body")
+    if body is None:
+        return ""
+    if not isinstance(body, str):
+        raise Problem("MalformedEvent")
+    if event.get("isBase64Encoded") in (True, "true"):
+        try:
+            return b64decode(body, validate=True).decode()
+        except ValueError:
+            raise Problem("MalformedJson") from None
+    return body
+
+
+def parse_json(text: str) -> dict[str, Any]:
+    """One JSON object without duplicate names, NaN, infinities or deep nesting. Raises MalformedJson, BodyTooLarge."""
+    if len(text.encode("utf-8", "surrogatepass")) > BODY_BYTES_MAX:
+        raise Problem("BodyTooLarge")
+    try:
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite)
+    except (ValueError, RecursionError):
+        raise Problem("MalformedJson") from None
+    if not isinstance(value, dict):
+        raise Problem("MalformedJson", "The body must be a JSON object.")
+    if _depth(value) > DEPTH_MAX:
+        raise Problem("MalformedJson", "The body is nested too deeply.")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in result:
+            raise invalid(_printable(name), "is given twice")
+        result[name] = value
+    return result
+
+
+def _no_constant(_text: str) -> None:
+    raise ValueError("not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number - number != 0:
+        raise ValueError("not finite")
+    return number
+
+
+def _depth(value: Any) -> int:
+    """The nesting of containers, level by level: no recursion on hostile input."""
+    depth, level = 0, [value]
+    while level and depth <= DEPTH_MAX:
+        depth += 1
+        level = [
+            child
+            for item in level
+            if isinstance(item, (dict, list))
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+    return depth
+
+
+def _printable(name: str) -> str:
+    return "".join(char if 32 <= ord(char) < 127 else "?" for char in name[:60])
+
+
+def path_params(operation: Operation, request: Request) -> dict[str, str]:
+    """The ids of a call. Raises RouteNotFound, MethodNotAllowed, or InvalidParameter for a missing direct field."""
+    names = _PLACEHOLDER.findall(operation.path)
+    if request.kind == "direct":
+        return {name: _direct_id(request, name) for name in names}
+    pattern = _PLACEHOLDER.sub(lambda match: f"(?P<{match[1]}>[^/]+)", operation.path)
+    match = re.fullmatch(pattern, request.path)
+    if match is None:
+        raise Problem("RouteNotFound")
+    if request.method != operation.method:
+        raise Problem("MethodNotAllowed", headers={"Allow": operation.method})
+    return {name: unquote(text, errors="replace") for name, text in match.groupdict().items()}
+
+
+def _direct_id(request: Request, name: str) -> str:
+    value = request.fields.get(name)
+    if not isinstance(value, str):
+        raise invalid(name, "is required and must be a string")
+    return value
+
+
+def read_input(operation: Operation, request: Request, params: Mapping[str, str]) -> Any:
+    """The validated input of a call. Raises Problem naming every faulty field."""
+    if request.kind == "direct":
+        fields = {name: value for name, value in request.fields.items() if name not in params}
+        return validate(operation.body or operation.query, fields)
+    if operation.query is None and request.query:
+        raise invalid(_printable(str(next(iter(request.query)))), "is not a parameter of this call")
+    if operation.query is not None:
+        return validate(operation.query, dict(request.query))
+    # An empty body is an empty object, so that the answer names the fields that are missing.
+    return validate(operation.body, parse_json(request.body) if request.body.strip() else {})
+
+
+def validate(model: Any, fields: Mapping[str, Any]) -> Any:
+    """An instance of a pydantic model, or InvalidParameter with one entry per fault; never repeats the input."""
+    from pydantic import ValidationError
+
+    if model is None:
+        if fields:
+            raise invalid(_printable(str(next(iter(fields)))), "is not a field of this call")
+        return None
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        faults = [_field_error(fault) for fault in error.errors(include_url=False, include_input=False)]
+    first = faults[0]
+    raise Problem("InvalidParameter", f"{first.field}: {first.message}", errors=faults)
+
+
+def _field_error(fault: Any) -> FieldError:
+    field = ".".join(_printable(str(part)) for part in fault["loc"]) or "body"
+    cause = fault.get("ctx", {}).get("error")
+    if isinstance(cause, FieldFault):
+        return FieldError(cause.field, str(cause))
+    message = str(cause) if isinstance(cause, ValueError) else str(fault["msg"])
+    return FieldError(field, _MESSAGES.get(fault["type"], message))
+
+
+_MESSAGES = {"extra_forbidden": "is not a field of this call", "missing": "is required"}
+
+
+def revisions(request: Request) -> frozenset[int] | None:
+    """If-Match as revisions (RFC 9110 section 13.1.1); None for no condition and for `*`."""
+    text = request.headers.get("if-match")
+    if text is None or text == "*":
+        return None
+    tags = re.fullmatch(r'"[0-9]{1,18}"( *, *"[0-9]{1,18}")*', text) if isinstance(text, str) else None
+    if tags is None:
+        raise invalid("If-Match", 'must be "<revision>" as ETag gave it')
+    return frozenset(int(number) for number in re.findall(r"[0-9]+", tags[0]))
+
+
+def idempotency_key(request: Request) -> str | None:
+    """Idempotency-Key: 1 to 255 printable ASCII characters."""
+    text = request.headers.get("idempotency-key")
+    if text is not None and (not isinstance(text, str) or not re.fullmatch(r"[!-~]{1,255}", text)):
+        raise invalid("Idempotency-Key", "must be 1 to 255 printable ASCII characters without spaces")
+    return text
+
+
+def bearer_token(request: Request) -> str | None:
+    """The token after `Bearer`, exactly as it came; None for anything else."""
+    match = re.fullmatch(r"(?i:bearer) ([\x21-\x7e]{1,256})", request.header("authorization") or "")
+    return match[1] if match else None
+
+
+def serve(operation: Operation, run: Callable[[Any, Any, Call], Reply], event: Any, context: Any, services: Any) -> Any:
+    """Runs one management operation: authenticate, authorise, parse, run, answer.
+
+    `services` builds the collaborators at the first call. Whatever goes wrong becomes one problem document.
+    """
+
+    def answer(request: Request) -> Reply:
+        params = path_params(operation, request)
+        app = services()
+        caller = app.authenticate(operation.function, request, params.get("gateway_id"))
+        call = Call(request, params, read_input(operation, request, params))
+        try:
+            return run(app, caller, call)
+        except Replayed as replay:
+            return Reply(operation.status, replay.body, {"Idempotency-Replayed": "true"})
+
+    return respond(operation.function, event, context, answer)
+
+
+def respond(function: str, event: Any, context: Any, answer: Callable[[Request], Reply]) -> Any:
+    """Parses the event, runs `answer`, logs one line and renders. Nothing but a response leaves a function."""
+    started, request, code = time.perf_counter(), None, None
+    try:
+        request = parse_event(event, context)
+        reply = answer(request)
+    except Problem as problem:
+        code, reply = problem.code, _problem(problem, request, context)
+    except CloudFailure as failure:
+        log.emit_exception("cloud_failure", failure, function=function, code=failure.cloud_code, stage=failure.action)
+        code, reply = failure.code, _problem(Problem(failure.code), request, context)
+    except Exception as error:  # noqa: BLE001 - the edge: whatever happened inside, callers get a clean answer
+        log.emit_exception("internal_error", error, function=function, request_id=_request_id(request, context))
+        code, reply = "InternalError", _problem(Problem("InternalError"), request, context)
+    log.emit(
+        "request", function=function, request_id=_request_id(request, context), kind=request.kind if request else None,
+        method=request.method or None if request else None, status=reply.status, code=code,
+        duration_ms=round((time.perf_counter() - started) * 1000, 2),
+    )  # fmt: skip
+    return render(reply, direct=request is not None and request.kind != "http")
+
+
+def _request_id(request: Request | None, context: Any) -> str:
+    if request is not None:
+        return request.request_id
+    return str(context.get("request_id") or "") if isinstance(context, dict) else ""
+
+
+def _problem(problem: Problem, request: Request | None, context: Any) -> Reply:
+    headers = dict(problem.headers)
+    if problem.status == 401:
+        headers.setdefault("WWW-Authenticate", 'Bearer realm="consumer-keys"')
+    if problem.status == 503:
+        headers.setdefault("Retry-After", "5")
+    return Reply(problem.status, problem.body(_request_id(request, context)), {"Content-Type": PROBLEM_TYPE, **headers})
+
+
+def render(reply: Reply, *, direct: bool) -> Any:
+    """The value that the function returns: the body itself for direct invocation, else the integrated response."""
+    if direct:
+        return reply.body
+    headers = {"Content-Type": JSON_TYPE, "Cache-Control": "no-store", **reply.headers}
+    body = "" if reply.body is None else json.dumps(reply.body, ensure_ascii=False, separators=(",", ":"))
+    if reply.body is None:
+        del headers["Content-Type"]
+    return {"isBase64Encoded": False, "statusCode": reply.status, "headers": headers, "body": body}

@@ -1,0 +1,147 @@
+"""The composition root of the management functions: settings in, collaborators out, built once per process."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from functools import cached_property, lru_cache
+
+from consumer_keys import config, log, operators, snapshot_base, web
+from consumer_keys.cloud import Bucket, Kms, Ssm
+from consumer_keys.errors import Problem
+from consumer_keys.keytext import derive_key
+from consumer_keys.model import Caller
+from consumer_keys.publish import Publisher, quietly
+from consumer_keys.store.change import Change
+from consumer_keys.store.database import Database
+from consumer_keys.vault import DataKey, Place, Vault
+
+NEEDS = ("DATABASE_URL", "KMS_KEY_ID", "KMS_OPERATOR_KEY_ID", "COS_BUCKET")
+ROOT_BYTES = 32
+
+
+class RootKeys:
+    """The keys that are derived from the root secret, one per purpose."""
+
+    def __init__(self, root_secret: bytes) -> None:
+        if len(root_secret) != ROOT_BYTES:
+            raise config.ConfigError(f"the root secret has {len(root_secret)} bytes, {ROOT_BYTES} are needed")
+        self.lookup_key = derive_key(root_secret, "lookup")
+        self.manifest_key = derive_key(root_secret, "manifest")
+        self.cursor_key = derive_key(root_secret, "cursor")
+        self.operator_key = derive_key(root_secret, "operator")
+
+
+class Services:
+    """What use cases are given. Each part is built when it is first needed; a failure is not remembered."""
+
+    def __init__(self, settings: config.Settings) -> None:
+        self.settings = settings
+        self._reach = (config.role_credential, settings.tencentcloud_region, settings.cloud_endpoint)
+        self.ssm, self.kms = Ssm(*self._reach), Kms(*self._reach)
+        self.bucket = Bucket(*self._reach, settings.cos_bucket or "")
+        self.store = Database(settings.database_url or "")
+        self.key_vault = self._vault("values", settings.kms_key_id)
+        self.operator_vault = self._vault("operators", settings.kms_operator_key_id)
+        self._root: RootKeys | None = None
+        self._lock = threading.Lock()
+
+    def now_ms(self) -> int:
+        """Wall time in milliseconds."""
+        return int(time.time() * 1000)
+
+    @property
+    def root(self) -> RootKeys:
+        """The derived keys. Raises Unavailable or Gone while the root secret cannot be read."""
+        with self._lock:
+            if self._root is None:
+                name, version = self.settings.root_secret_name, self.settings.root_secret_version
+                self._root = RootKeys(self.ssm.secret_value(name, version))
+            return self._root
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        """Publishes the snapshot."""
+        return Publisher(
+            self.store, self.bucket, snapshot_base.build, prefix=self.settings.snapshot_prefix,
+            environment=self.settings.environment, manifest_key=self.root.manifest_key,
+            root_version=self.settings.root_secret_version, now_ms=self.now_ms,
+        )  # fmt: skip
+
+    def publish_after(self, change: Change) -> None:
+        """After a commit that changed something: publish, best effort."""
+        if change.changed:
+            quietly(self.publisher, lambda error: log.emit_exception("publish_failed", error))
+
+    def close(self) -> None:
+        """Closes every connection."""
+        self.store.engine.dispose()
+        for service in (self.ssm, self.kms, self.bucket):
+            service.close()
+
+    def place_of_key(self, gateway_id: str, key_id: str) -> Place:
+        """Where a key's sealed value belongs."""
+        return Place(gateway_id, key_id, "value")
+
+    def place_of_operator(self, secret_id: str) -> Place:
+        """Where an operator's sealed secret belongs."""
+        return Place("", secret_id, "secret")
+
+    def authenticate(self, function: str, request: web.Request, gateway_id: str | None) -> Caller:
+        """The caller of a function. Raises Unauthenticated, Forbidden or GatewayNotFound."""
+        token = web.bearer_token(request)
+        operator = operators.authenticate(function, request, token, gateway_id, self.store, self.root.operator_key)
+        declared = {gateway.gateway_id for gateway in self.settings.gateways}
+        if gateway_id is not None and gateway_id not in declared:
+            raise Problem("GatewayNotFound")
+        return Caller(
+            operator.secret_id, operator.role, operator.gateways, function, request.request_id,
+            web.revisions(request), web.idempotency_key(request) if request.method == "POST" else None,
+            _fingerprint(request),
+        )  # fmt: skip
+
+    def _vault(self, purpose: str, kms_key_id: str | None) -> Vault:
+        return Vault(
+            self.kms, kms_key_id or "", environment=self.settings.environment, purpose=purpose,
+            add_data_key=self._add_data_key, find_data_key=self._find_data_key,
+        )  # fmt: skip
+
+    def _add_data_key(self, data_key: DataKey) -> None:
+        with self.store.change(operators.system_caller("vault", ""), self.now_ms()) as change:
+            change.add_data_key(data_key._asdict())
+
+    def _find_data_key(self, data_key_id: str) -> DataKey | None:
+        with self.store.read() as db:
+            row = db.data_key(data_key_id)
+        return None if row is None else DataKey(**{name: row[name] for name in DataKey._fields})
+
+
+def _fingerprint(request: web.Request) -> str:
+    """What makes two requests the same: method, path and body. A digest, so that no body is stored."""
+    text = "\0".join((request.method, request.path, request.body))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def close() -> None:
+    """Forgets the collaborators and closes their connections; the next call builds them anew."""
+    for built in _live:
+        built.close()
+    _live.clear()
+    _built.cache_clear()
+
+
+_live: list[Services] = []
+
+
+def services() -> Services:
+    """The collaborators for the present environment. Raises ConfigError naming every faulty setting."""
+    return _built(config.load(os.environ, NEEDS))
+
+
+@lru_cache(maxsize=4)
+def _built(settings: config.Settings) -> Services:
+    built = Services(settings)
+    _live.append(built)
+    return built

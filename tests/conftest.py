@@ -1,0 +1,130 @@
+"""A deployment per test: real SQLite, the official SDKs against the emulator, the handlers from functions/."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from ckeys.deployment import Deployment
+from tencent_emulator.pytest_plugin import TestClock
+
+GATEWAY = "/v1/gateways/default"
+
+
+class Answer(NamedTuple):
+    """What a function answered to an HTTP event."""
+
+    status: int
+    body: Any
+    headers: dict[str, str]
+
+
+class Api:
+    """Calls functions with Function URL events, as an operator unless told otherwise."""
+
+    def __init__(self, deployment: Deployment, token: str) -> None:
+        self.deployment, self.token = deployment, token
+
+    def __call__(
+        self, function: str, method: str, path: str, body: Any = None, *,
+        headers: dict[str, Any] | None = None, query: dict[str, Any] | None = None, token: str | None = "",
+    ) -> Answer:  # fmt: skip
+        """`path` is taken below the default gateway unless it begins with /v1. `token` None sends none."""
+        bearer = self.token if token == "" else token
+        given: dict[str, Any] = {} if bearer is None else {"authorization": f"Bearer {bearer}"}
+        event = {
+            "httpMethod": method,
+            "path": path if path.startswith("/v1/") else GATEWAY + path,
+            "headers": {**given, **(headers or {})},
+            "queryString": query or {},
+            "body": body if isinstance(body, str) else "" if body is None else json.dumps(body),
+        }
+        reply = self.deployment.call(function, event)
+        text = reply["body"]
+        return Answer(reply["statusCode"], json.loads(text) if text else None, reply["headers"])
+
+    def create_key(self, name: str = "key", **fields: Any) -> dict[str, Any]:
+        """A new key; System unless told otherwise."""
+        answer = self("create_key", "POST", "/keys", {"name": name, "generation": "System", **fields})
+        assert answer.status == 201, answer.body
+        created: dict[str, Any] = answer.body
+        return created
+
+    def create_consumer(self, name: str = "app") -> dict[str, Any]:
+        """A new consumer."""
+        answer = self("create_consumer", "POST", "/consumers", {"name": name})
+        assert answer.status == 201, answer.body
+        created: dict[str, Any] = answer.body
+        return created
+
+    def bind(self, key: dict[str, Any], consumer: dict[str, Any]) -> None:
+        """Binds a key to a consumer."""
+        body = {"consumer_id": consumer["consumer_id"]}
+        answer = self("bind_consumer", "PUT", f"/keys/{key['key_id']}/consumer", body)
+        assert answer.status == 200, answer.body
+
+    def bound_key(self, name: str = "key", **fields: Any) -> dict[str, Any]:
+        """A new key, bound to a consumer of its own."""
+        key = self.create_key(name, **fields)
+        self.bind(key, self.create_consumer(f"app-of-{name}"))
+        return key
+
+    def validate(self, value: str, **headers: Any) -> Answer:
+        """Forward auth with a bearer key."""
+        return self("validate_key", "GET", "/validate", headers=headers, token=value)
+
+    def verify(self, value: str) -> dict[str, Any]:
+        """POST /verify, which says why."""
+        answer = self("validate_key", "POST", "/verify", {"key": value})
+        assert answer.status == 200, answer.body
+        verdict: dict[str, Any] = answer.body
+        return verdict
+
+    def put_credential(self, name: str, value: str, version: str = "v1") -> None:
+        """A credential in the emulated SSM."""
+        self.deployment.cloud.call("ssm", "CreateSecret", SecretName=name, VersionId=version, SecretString=value)
+
+    def tick(self) -> dict[str, Any]:
+        """One run of the timer; returns its report."""
+        event = {"Type": "Timer", "TriggerName": "every-minute", "Time": "2026-01-01T00:00:00Z", "Message": ""}
+        report: dict[str, Any] = self.deployment.call("sync_credentials", event)
+        return report
+
+
+@pytest.fixture
+def make_deployment(tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
+    """Starts deployments with chosen settings; they are closed again in reverse order."""
+    open_ones: list[Deployment] = []
+
+    def make(home: Path | None = None, *, durable: bool = False, **settings: str) -> Deployment:
+        environ = {**os.environ, "SNAPSHOT_POLL_SECONDS": "0", "SSM_REQUESTS_PER_SECOND": "10000", **settings}
+        deployment = Deployment(home or tmp_path / f"home{len(open_ones)}", durable=durable, environ=environ)
+        open_ones.append(deployment)
+        return deployment
+
+    yield make
+    for deployment in reversed(open_ones):
+        deployment.close()
+
+
+@pytest.fixture
+def deployment(make_deployment: Callable[..., Deployment]) -> Deployment:
+    """A fresh deployment with the default settings; validation looks at the pointer before every answer."""
+    return make_deployment()
+
+
+@pytest.fixture
+def api(deployment: Deployment) -> Api:
+    """Calls as the first operator."""
+    return Api(deployment, deployment.operator[1])
+
+
+@pytest.fixture
+def clock(tencent_clock: TestClock) -> TestClock:
+    """One clock for the functions, the SDKs' signatures and the emulator: `clock.shift(seconds)`."""
+    return tencent_clock
