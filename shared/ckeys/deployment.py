@@ -8,15 +8,22 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from base64 import b64encode
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError, DatabaseError
 
 from ckeys.database import migrate
 from ckeys.events import Event, invoke
 from ckeys.front import load_handlers
 from ckeys.template import Template, load_template
 from consumer_keys import config, front_door, operators, validate_wiring, wiring
+from consumer_keys.access import token_digest
+from consumer_keys.errors import CloudFailure
 from tencent_emulator.cloud import Cloud, CloudError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,10 +56,10 @@ class Deployment:
             self.server = self.cloud.serve(cloud_port)
             self.environment = self._environment(os.environ if environ is None else environ)
             self._enter_environment()
-            migrate(self.environment["DATABASE_URL"])
+            migrate_database(self.environment["DATABASE_URL"])
             self.handlers = load_handlers(ROOT / "functions", self.template)
             for function in self.template.functions:
-                self.cloud.functions[function.name] = lambda event, name=function.name: self.call(name, event)
+                self.cloud.functions[function.name] = partial(self.call, function.name)
             self._first_operator()
         except BaseException:
             self.close()
@@ -125,8 +132,6 @@ class Deployment:
         try:
             self.cloud.call("ssm", "GetSecretValue", SecretName=name, VersionId=version)
         except CloudError:
-            from base64 import b64encode
-
             root = b64encode(secrets.token_bytes(wiring.ROOT_BYTES)).decode()
             self.cloud.call("ssm", "CreateSecret", SecretName=name, VersionId=version, SecretBinary=root)
         return {**ids, "ROOT_SECRET_NAME": name, "ROOT_SECRET_VERSION": version}
@@ -139,9 +144,15 @@ class Deployment:
     def _first_operator(self) -> None:
         app = self.services
         with app.store.read() as db:
-            known = db.operator_by_digest(operators.token_digest(app.root.operator_key, self.operator[1]))
-        if known is None:
+            known = db.operator_by_digest(token_digest(app.root.operator_key, self.operator[1]))
+        if known is not None:
+            return
+        try:
             self.add_operator(self.operator[0], "admin", pair=self.operator)
+        except CloudFailure:
+            raise DeploymentError(
+                f"The parts of the state folder {self.home} do not belong together; move it away to begin anew."
+            ) from None
 
     def add_operator(
         self, name: str, role: str, gateways: tuple[str, ...] | None = None, pair: tuple[str, str] | None = None
@@ -154,6 +165,16 @@ class Deployment:
             operators.add(change, sealed, app.root.operator_key, name=name, role=role, gateways=gateways, pair=chosen)
         app.publish_after(change)
         return chosen
+
+
+def migrate_database(url: str) -> tuple[str | None, str]:
+    """Brings the database to this code's schema: (schema before, schema now). Raises DeploymentError."""
+    try:
+        return migrate(url)
+    except (DatabaseError, ArgumentError) as error:
+        name = url if isinstance(error, ArgumentError) else make_url(url).render_as_string()
+        reason = str(getattr(error, "orig", error)).partition("\n")[0].rstrip(".")
+        raise DeploymentError(f"The database {name} cannot be used: {reason}.") from None
 
 
 def _make_folder(home: Path) -> None:

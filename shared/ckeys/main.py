@@ -1,0 +1,131 @@
+"""`ckeys`: the local run, replaying events, and the database's schema."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+PORT_DEFAULT = 9000
+
+
+def _home(text: str | None) -> Path:
+    return Path(text or os.environ.get("CKEYS_HOME") or ".ckeys").resolve()
+
+
+def _port() -> int:
+    text = os.environ.get("CKEYS_PORT") or str(PORT_DEFAULT)
+    if not text.isdecimal() or not 1 <= int(text) <= 65534:
+        raise click.ClickException(f"CKEYS_PORT is {text!r}; it must be a port number from 1 to 65534.")
+    return int(text)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Consumer keys for an AI gateway: run it here, replay events, manage the schema."""
+
+
+@cli.command()
+@click.option("--home", help="State folder [CKEYS_HOME, .ckeys].")
+@click.option("--port", type=click.IntRange(1, 65534), help="Port of the API; the emulated cloud takes the next one.")
+def run(home: str | None, port: int | None) -> None:
+    """Run everything on this machine: functions, timers, database and the emulated cloud."""
+    from ckeys.local import LocalRun
+
+    with _one_sentence():
+        LocalRun(_home(home), port or _port()).run()
+
+
+@cli.command()
+@click.argument("function")
+@click.option("-e", "--event", "event_file", required=True, type=click.Path(path_type=Path), help="Event file.")
+@click.option("--home", help="Use this state folder; otherwise a fresh deployment with sample data, thrown away.")
+def invoke(function: str, event_file: Path, home: str | None) -> None:
+    """Call one function with an event file and print what it returns; its log goes to standard error."""
+    from ckeys.deployment import Deployment
+    from ckeys.events import read_event
+    from ckeys.samples import GATEWAYS, SampleError, fill, seed
+
+    with _one_sentence(SampleError), contextlib.ExitStack() as stack:
+        event = read_event(event_file)
+        answers, sys.stdout = sys.stdout, sys.stderr
+        stack.callback(setattr, sys, "stdout", answers)
+        if home is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ckeys-invoke-")))
+            environ = {**os.environ, "GATEWAYS": GATEWAYS}
+            deployment = stack.enter_context(Deployment(folder / "home", durable=False, environ=environ))
+            values = seed(deployment)
+        else:
+            deployment = stack.enter_context(Deployment(_home(home)))
+            values = {"operator.admin": deployment.operator[1]}
+        if function not in deployment.handlers:
+            raise click.ClickException(f"There is no function {function}; template.yaml has: {_names(deployment)}.")
+        result = deployment.call(function, fill(event, values))
+        answers.write(json.dumps(result, ensure_ascii=False, indent=2) + "\n")
+
+
+def _names(deployment: Any) -> str:
+    return ", ".join(function.name for function in deployment.template.functions)
+
+
+@cli.command()
+def migrate() -> None:
+    """Bring the database of DATABASE_URL to the schema that this code needs."""
+    from ckeys.deployment import migrate_database as bring_up
+    from consumer_keys import config
+
+    with _one_sentence():
+        before, after = bring_up(config.load(os.environ, ("DATABASE_URL",)).database_url or "")
+    click.echo(f"schema {after}" if before == after else f"schema {before or 'none'} -> {after}")
+
+
+@cli.command()
+@click.option("--home", help="State folder [CKEYS_HOME, .ckeys].")
+def env(home: str | None) -> None:
+    """Print the exports with which curl, tccli and the SDKs reach the local run."""
+    path = _home(home) / "operator.json"
+    if not path.exists():
+        raise click.ClickException(f"There is no {path}; start the local run first.")
+    operator, port = json.loads(path.read_text(encoding="utf-8")), _port()
+    for name, value in {
+        "CKEYS_URL": f"http://127.0.0.1:{port}",
+        "CKEYS_TOKEN": operator["secret_key"],
+        "TENCENTCLOUD_SECRET_ID": operator["secret_id"],
+        "TENCENTCLOUD_SECRET_KEY": operator["secret_key"],
+        "TENCENTCLOUD_REGION": os.environ.get("TENCENTCLOUD_REGION", "ap-guangzhou"),
+        "CLOUD_ENDPOINT": f"http://127.0.0.1:{port + 1}",
+        "NO_PROXY": "127.0.0.1",
+    }.items():
+        click.echo(f"export {name}={value}")
+
+
+@contextlib.contextmanager
+def _one_sentence(*more: type[Exception]) -> Any:
+    """What a person can do something about becomes one sentence; everything else keeps its traceback."""
+    from ckeys.deployment import DeploymentError
+    from ckeys.events import EventError
+    from ckeys.front import LoadError
+    from ckeys.template import TemplateError
+    from consumer_keys.config import ConfigError
+    from consumer_keys.errors import CloudFailure
+    from consumer_keys.store.database import SchemaMismatch
+    from tencent_emulator.cloud import CloudError, StateError
+
+    try:
+        yield
+    except (DeploymentError, EventError, LoadError, TemplateError, StateError, *more) as error:
+        raise click.ClickException(str(error)) from None
+    except (ConfigError, SchemaMismatch) as error:
+        raise click.ClickException(f"The settings or the state do not fit: {error}.") from None
+    except (CloudFailure, CloudError) as error:
+        raise click.ClickException(f"The state of the emulated cloud cannot be used: {error}.") from None
+
+
+if __name__ == "__main__":
+    cli()
