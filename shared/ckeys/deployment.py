@@ -105,13 +105,7 @@ class Deployment:
             "TENCENTCLOUD_SECRETID": self.operator[0],
             "TENCENTCLOUD_SECRETKEY": self.operator[1],
             "TENCENTCLOUD_SESSIONTOKEN": "",
-            "FRONT_DOOR_ROUTES": json.dumps(
-                {
-                    f"{route.method} {route.path}": route.function
-                    for item in self.template.functions
-                    for route in item.routes
-                }
-            ),
+            "FRONT_DOOR_ROUTES": front_door_routes(self.template),
         }
 
     def _cloud_resources(self) -> dict[str, str]:
@@ -158,13 +152,26 @@ class Deployment:
         self, name: str, role: str, gateways: tuple[str, ...] | None = None, pair: tuple[str, str] | None = None
     ) -> tuple[str, str]:
         """A further operator: (secret id, secret key)."""
-        app = self.services
-        chosen = pair or operators.new_pair()
-        sealed = app.operator_vault.seal(app.place_of_operator(chosen[0]), chosen[1].encode())
-        with app.store.change(operators.system_caller("ckeys", "local"), app.now_ms()) as change:
-            operators.add(change, sealed, app.root.operator_key, name=name, role=role, gateways=gateways, pair=chosen)
-        app.publish_after(change)
-        return chosen
+        return add_operator(self.services, name, role, gateways, pair)
+
+
+def add_operator(
+    app: wiring.Services, name: str, role: str, gateways: tuple[str, ...] | None = None,
+    pair: tuple[str, str] | None = None,
+) -> tuple[str, str]:  # fmt: skip
+    """A new operator of any deployment: (secret id, secret key). The key is shown this once."""
+    chosen = pair or operators.new_pair()
+    sealed = app.operator_vault.seal(app.place_of_operator(chosen[0]), chosen[1].encode())
+    with app.store.change(operators.system_caller("ckeys", ""), app.now_ms()) as change:
+        operators.add(change, sealed, app.root.operator_key, name=name, role=role, gateways=gateways, pair=chosen)
+    app.publish_after(change)
+    return chosen
+
+
+def front_door_routes(template: Template) -> str:
+    """What front_door needs of the template, as its setting FRONT_DOOR_ROUTES."""
+    table = {f"{route.method} {route.path}": route.function for item in template.functions for route in item.routes}
+    return json.dumps(table, separators=(",", ":"))
 
 
 def migrate_database(url: str) -> tuple[str | None, str]:

@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from consumer_keys.access import ROLES
+
 PORT_DEFAULT = 9000
 
 
@@ -85,6 +87,35 @@ def migrate() -> None:
     click.echo(f"schema {after}" if before == after else f"schema {before or 'none'} -> {after}")
 
 
+@cli.group()
+def operators() -> None:
+    """Who manages keys."""
+
+
+@operators.command("add")
+@click.argument("name")
+@click.option("--role", required=True, type=click.Choice(sorted(ROLES)))
+@click.option("--gateway", "gateways", multiple=True, help="Only this gateway; may be repeated. All if absent.")
+def add_operator(name: str, role: str, gateways: tuple[str, ...]) -> None:
+    """Add an operator; the environment holds the functions' settings and a cloud credential. Shows the secret once."""
+    from ckeys.deployment import add_operator as add
+    from consumer_keys import wiring
+
+    with _one_sentence():
+        secret_id, secret_key = add(wiring.services(), name, role, gateways or None)
+    click.echo(json.dumps({"secret_id": secret_id, "secret_key": secret_key}, indent=2))
+
+
+@cli.command()
+def routes() -> None:
+    """Print the routes of template.yaml as front_door's setting FRONT_DOOR_ROUTES."""
+    from ckeys.deployment import ROOT, front_door_routes
+    from ckeys.template import load_template
+
+    with _one_sentence():
+        click.echo(front_door_routes(load_template(ROOT / "template.yaml")))
+
+
 @cli.command()
 @click.option("--home", help="State folder [CKEYS_HOME, .ckeys].")
 def env(home: str | None) -> None:
@@ -117,9 +148,10 @@ def _one_sentence(*more: type[Exception]) -> Any:
     from consumer_keys.store.database import SchemaMismatch
     from tencent_emulator.cloud import CloudError, StateError
 
+    ours: tuple[type[Exception], ...] = (DeploymentError, EventError, LoadError, TemplateError, StateError)
     try:
         yield
-    except (DeploymentError, EventError, LoadError, TemplateError, StateError, *more) as error:
+    except ours + more as error:
         raise click.ClickException(str(error)) from None
     except (ConfigError, SchemaMismatch) as error:
         raise click.ClickException(f"The settings or the state do not fit: {error}.") from None

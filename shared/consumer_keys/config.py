@@ -36,6 +36,13 @@ def _text(text: str) -> str:
     return text
 
 
+def _database_url(text: str) -> str:
+    # The URL may hold a password, so the message does not repeat it.
+    if not re.match(r"(sqlite|postgresql|mysql|mariadb)(\+[a-z]+)?://", text):
+        raise ValueError("must begin with sqlite://, postgresql://, mysql:// or mariadb://")
+    return text
+
+
 def _number(minimum: float, maximum: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
         if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,3})?", text) or not minimum <= float(text) <= maximum:
@@ -76,7 +83,7 @@ def _gateways(text: str) -> tuple[Gateway, ...]:
 
 
 SETTINGS = (
-    Setting("DATABASE_URL", None, _text, "SQLAlchemy URL of the database; SQLite is refused on SCF"),
+    Setting("DATABASE_URL", None, _database_url, "SQLAlchemy URL of the database; SQLite is refused on SCF"),
     Setting("ENVIRONMENT", "default", _text, "name of this deployment; bound into sealed values and snapshots"),
     Setting("GATEWAYS", "default", _gateways, "`id=title,...`: the gateways that keys and consumers belong to"),
     Setting("KEY_PREFIX", "ck", _prefix, "prefix of generated values, reserved against custom ones"),

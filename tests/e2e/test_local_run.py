@@ -1,0 +1,113 @@
+"""`make run` as a stranger uses it: start, paste, try every feature, Ctrl-C, start again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import CKEYS, Local, free_port
+
+BASE = "/v1/gateways/default"
+
+
+def test_the_printed_curl_works_when_pasted_and_twice(
+    start: Callable[..., Local], pasted: Callable[[Local], str]
+) -> None:
+    local = start()
+    for name in ("once", "twice"):
+        line = pasted(local).replace("$(date +%s)", name)
+        done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True)
+        assert json.loads(done.stdout)["name"] == f"key-{name}"
+
+
+def test_the_banner_names_the_function_behind_each_route(start: Callable[..., Local]) -> None:
+    text = "".join(start().output)
+    assert "POST   /v1/gateways/{gateway_id}/keys/{key_id}/reveal     reveal_key" in text
+    assert text.count("validate_key") == 3
+    assert "0 * * * * * *" in text
+
+
+def test_ctrl_c_is_clean_and_a_second_start_finds_the_state(start: Callable[..., Local], tmp_path: Path) -> None:
+    first = start()
+    key = first("POST", BASE + "/keys", {"name": "kept", "generation": "System"}).body
+    consumer = first("POST", BASE + "/consumers", {"name": "app"}).body
+    first("PUT", f"{BASE}/keys/{key['key_id']}/consumer", {"consumer_id": consumer["consumer_id"]})
+    assert first.stop() == 0
+    assert "Traceback" not in "".join(first.output)
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", first.port)) != 0
+        assert probe.connect_ex(("127.0.0.1", first.port + 1)) != 0
+    second = start(tmp_path / "home")
+    assert second.secret_key == first.secret_key
+    assert second("GET", BASE + "/validate", token=key["value"]).headers["X-Key-Name"] == "kept"
+    assert second.stop(signal.SIGTERM) == 0
+
+
+def test_a_killed_run_keeps_every_acknowledged_key(start: Callable[..., Local], tmp_path: Path) -> None:
+    first = start()
+    made = [first("POST", BASE + "/keys", {"name": f"key{n}", "generation": "System"}) for n in range(5)]
+    assert {answer.status for answer in made} == {201}
+    first.stop(signal.SIGKILL)
+    second = start(tmp_path / "home")
+    assert second("GET", BASE + "/keys").body["total_count"] == 5
+    verdict = second("POST", BASE + "/verify", {"key": made[-1].body["value"]}).body
+    assert verdict["code"] == "KeyUnbound"
+
+
+def test_a_busy_port_is_one_sentence(tmp_path: Path) -> None:
+    port = free_port()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        environ = {**os.environ, "CKEYS_PORT": str(port), "CKEYS_HOME": str(tmp_path / "home")}
+        done = subprocess.run([CKEYS, "run"], env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"Error: Port {port} on 127.0.0.1 is already in use;"
+        " stop what listens there, or set CKEYS_PORT to another port.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [("operator.json", "is damaged"), ("consumer-keys.db", "cannot be used"), ("cloud/state.db", "cannot be used")],
+)
+def test_a_broken_state_folder_is_one_sentence(
+    start: Callable[..., Local], tmp_path: Path, broken: str, says: str
+) -> None:
+    start().stop()
+    (tmp_path / "home" / broken).write_bytes(b"\x00garbage" * 999)
+    environ = {**os.environ, "CKEYS_PORT": str(free_port()), "CKEYS_HOME": str(tmp_path / "home")}
+    done = subprocess.run([CKEYS, "run"], env=environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert says in done.stderr
+    assert broken in done.stderr
+
+
+def test_two_runs_cannot_share_a_state_folder(start: Callable[..., Local], tmp_path: Path) -> None:
+    start()
+    environ = {**os.environ, "CKEYS_PORT": str(free_port()), "CKEYS_HOME": str(tmp_path / "home")}
+    done = subprocess.run([CKEYS, "run"], env=environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+
+
+def test_settings_of_the_environment_reach_the_functions(start: Callable[..., Local]) -> None:
+    local = start(GATEWAYS="one=First,two=Second", KEY_PREFIX="acme")
+    key = local("POST", "/v1/gateways/two/keys", {"name": "key", "generation": "System"}).body
+    assert key["value"].startswith("acme_")
+    assert local("GET", BASE + "/keys").status == 404
+
+
+def test_ckeys_env_reaches_the_run(start: Callable[..., Local]) -> None:
+    local = start()
+    environ = {**os.environ, "CKEYS_PORT": str(local.port), "CKEYS_HOME": str(local.home)}
+    script = f'eval "$({CKEYS} env)"; curl -sS -H "Authorization: Bearer $CKEYS_TOKEN" $CKEYS_URL/v1/status'
+    done = subprocess.run(["sh", "-c", script], env=environ, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["gateways"][0]["gateway_id"] == "default"
