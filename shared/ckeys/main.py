@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -56,18 +57,19 @@ def invoke(function: str, event_file: Path, home: str | None) -> None:
 
     with _one_sentence(SampleError), contextlib.ExitStack() as stack:
         event = read_event(event_file)
-        answers, sys.stdout = sys.stdout, sys.stderr
+        answers = sys.stdout
         stack.callback(setattr, sys, "stdout", answers)
+        sys.stdout = io.StringIO()  # what the preparation logs is of no interest
         if home is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ckeys-invoke-")))
             environ = {**os.environ, "GATEWAYS": GATEWAYS}
             deployment = stack.enter_context(Deployment(folder / "home", durable=False, environ=environ))
-            values = seed(deployment)
         else:
             deployment = stack.enter_context(Deployment(_home(home)))
-            values = {"operator.admin": deployment.operator[1]}
         if function not in deployment.handlers:
             raise click.ClickException(f"There is no function {function}; template.yaml has: {_names(deployment)}.")
+        values = {"operator.admin": deployment.operator[1]} if home else seed(deployment)
+        sys.stdout = sys.stderr
         result = deployment.call(function, fill(event, values))
         answers.write(json.dumps(result, ensure_ascii=False, indent=2) + "\n")
 

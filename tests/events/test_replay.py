@@ -1,0 +1,259 @@
+"""Every file under events/ is replayed against a seeded deployment, and must give what its name says.
+
+The name is `<status>-<shape>[-<code>]-<case>.json`; a direct invocation has the status that HTTP would have.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from ckeys import samples
+from ckeys.deployment import ROOT, Deployment
+from ckeys.events import Event, read_event
+from ckeys.template import load_template
+from consumer_keys.errors import CODES
+
+EVENTS = ROOT / "events"
+FILES = sorted(EVENTS.glob("*/*.json"))
+TEMPLATE = load_template(ROOT / "template.yaml")
+NAME = re.compile(
+    r"(?P<status>[1-5][0-9]{2})-(?P<shape>url|apigw|direct|timer)"
+    r"(?:-(?P<code>[A-Z][A-Za-z]+))?-(?P<case>[a-z0-9]+(?:-[a-z0-9]+)*)\.json"
+)
+PROBLEM = {"type", "title", "status", "code", "detail", "request_id"}
+MEMBERS = {"errors", "blockers", "consumer"}  # what a problem document may hold besides
+SYSTEM_VALUE = re.compile(r"ck_[0-9A-Za-z]{38}")
+UNTOUCHED = ("consumer_keys", "consumers", "key_values", "audit", "operators", "idempotency")
+
+
+class Named(NamedTuple):
+    """An event file and what its name promises."""
+
+    path: Path
+    function: str
+    status: int
+    shape: str
+    code: str | None
+    case: str
+
+
+class Sample(NamedTuple):
+    """A seeded deployment, and the database as it was then."""
+
+    deployment: Deployment
+    values: dict[str, str]
+    database: Path
+    backup: Path
+
+
+def named(path: Path) -> Named:
+    """What a file's name says; the name must say it."""
+    match = NAME.fullmatch(path.name)
+    assert match is not None, path.name
+    return Named(path, path.parent.name, int(match["status"]), match["shape"], match["code"], match["case"])
+
+
+def dump(database: Path) -> dict[str, list[Any]]:
+    """Every row of every table."""
+    with closing(sqlite3.connect(database)) as connection:
+        tables = [row[0] for row in connection.execute("select name from sqlite_master where type = 'table'")]
+        return {table: sorted(connection.execute(f'select * from "{table}"'), key=repr) for table in tables}
+
+
+def copy(source: Path, target: Path) -> None:
+    """The content of one database over another one, which may be open."""
+    with closing(sqlite3.connect(source)) as before, closing(sqlite3.connect(target)) as after:
+        before.backup(after)
+
+
+@pytest.fixture(scope="module")
+def seeded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sample]:
+    """One deployment for all files; `sample` puts its database back after an event that changed it."""
+    home = tmp_path_factory.mktemp("samples")
+    settings = {"SNAPSHOT_POLL_SECONDS": "0", "SSM_REQUESTS_PER_SECOND": "10000", "GATEWAYS": samples.GATEWAYS}
+    with Deployment(home, durable=False, environ={**os.environ, **settings}) as deployment:
+        values = samples.seed(deployment)
+        database = Path(deployment.environment["DATABASE_URL"].removeprefix("sqlite:///"))
+        copy(database, home / "backup.db")
+        yield Sample(deployment, values, database, home / "backup.db")
+
+
+@pytest.fixture
+def sample(seeded: Sample) -> Iterator[Sample]:
+    """The seeded deployment; what the event changes is undone, and validation sees the former keys again."""
+    before = dump(seeded.database)
+    yield seeded
+    if dump(seeded.database) != before:
+        copy(seeded.backup, seeded.database)
+        seeded.deployment.services.publisher.publish(heartbeat=True)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_an_event_gives_what_its_name_says(path: Path, sample: Sample, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = named(path)
+    event = samples.fill(read_event(path), sample.values)
+    before = dump(sample.database)
+    capsys.readouterr()
+    answer = sample.deployment.call(expected.function, event)
+    logged = capsys.readouterr().out
+    body, text = read_answer(expected, answer)
+    if expected.code is None:
+        assert not is_problem(body), body
+    else:
+        check_problem(expected, body)
+        after = dump(sample.database)
+        assert {table: after[table] for table in UNTOUCHED} == {table: before[table] for table in UNTOUCHED}
+        assert revision(after) == revision(before)
+    asked, secrets = asked_for(expected, body), secrets_of(sample.values) | sent_values(event)
+    assert not leaked(text, secrets - asked, asked)
+    assert not leaked(logged, secrets | asked, set())
+    assert "Traceback" not in text + logged
+    assert "InternalError" not in logged
+    if expected.function == "validate_key" and body is not None and expected.code is None:
+        assert body["valid"] is ("refused" not in expected.case), body
+
+
+def read_answer(expected: Named, answer: Any) -> tuple[Any, str]:
+    """The body and the whole text of an answer, whose status and content type must be the expected ones."""
+    text = json.dumps(answer, ensure_ascii=False)
+    if expected.shape not in ("url", "apigw"):
+        return answer, text
+    assert set(answer) == {"isBase64Encoded", "statusCode", "headers", "body"}
+    assert (answer["statusCode"], answer["isBase64Encoded"]) == (expected.status, False), answer["body"]
+    assert all(isinstance(value, str) for value in answer["headers"].values())
+    assert answer["headers"]["Cache-Control"] == "no-store"
+    if not answer["body"]:
+        assert "Content-Type" not in answer["headers"]
+        return None, text
+    problem = expected.code is not None
+    assert answer["headers"]["Content-Type"] == ("application/problem+json" if problem else "application/json")
+    assert ("WWW-Authenticate" in answer["headers"]) is (expected.status == 401)
+    return json.loads(answer["body"]), text + answer["body"]
+
+
+def is_problem(body: Any) -> bool:
+    return isinstance(body, dict) and body.keys() >= PROBLEM
+
+
+def check_problem(expected: Named, body: Any) -> None:
+    """The one shape of problem documents, with texts from the closed table."""
+    assert is_problem(body), body
+    assert set(body) - PROBLEM <= MEMBERS
+    assert (body["status"], body["code"]) == (expected.status, expected.code)
+    assert (body["type"], body["title"]) == ("about:blank", CODES[body["code"]][1])
+    assert isinstance(body["detail"], str)
+    assert body["detail"]
+    assert body["request_id"]
+    for error in body.get("errors", []):
+        assert set(error) == {"field", "message"}
+        assert error["field"]
+    if expected.code == "InvalidParameter":
+        assert body["errors"]
+
+
+def asked_for(expected: Named, body: Any) -> set[str]:
+    """The value that an answer is asked for, if any: only a reveal and a new System key have one."""
+    has_value = isinstance(body, dict) and "value" in body
+    reveals = expected.function == "reveal_key" or expected.case == "reveal-key"
+    makes = expected.status == 201 and body.get("generation") == "System" and "repeated" not in expected.case
+    assert has_value is (expected.code is None and (reveals or makes))
+    return {body["value"]} if has_value else set()
+
+
+def secrets_of(values: dict[str, str]) -> set[str]:
+    return {value for name, value in values.items() if name.startswith(("value.", "operator."))}
+
+
+def sent_values(event: Event) -> set[str]:
+    """The key values that the event itself brings, in its own fields or in its body."""
+    fields = [event]
+    with suppress(TypeError, ValueError):
+        fields.append(json.loads(event.get("body") or "{}"))
+    found = [item.get(name) for item in fields if isinstance(item, dict) for name in ("key", "value")]
+    return {value for value in found if isinstance(value, str) and len(value) >= 8}
+
+
+def leaked(text: str, secrets: set[str], asked: set[str]) -> list[str]:
+    """Secrets in a text, and generated values that nobody asked for."""
+    return [secret for secret in secrets if secret in text] + sorted(set(SYSTEM_VALUE.findall(text)) - asked)
+
+
+def revision(rows: dict[str, list[Any]]) -> Any:
+    return [row[:2] for row in rows["deployment"]]
+
+
+def of(function: str) -> list[Named]:
+    return [named(path) for path in FILES if path.parent.name == function]
+
+
+def test_every_name_parses_and_agrees_with_the_table_of_codes() -> None:
+    for path in EVENTS.rglob("*"):
+        if path.is_dir():
+            continue
+        file = named(path)
+        assert path in FILES, path
+        assert (file.code is None) is (file.status < 400), path.name
+        assert file.code is None or CODES[file.code][0] == file.status, path.name
+
+
+def test_folders_are_the_functions_of_the_template() -> None:
+    assert {path.parent.name for path in FILES} == {function.name for function in TEMPLATE.functions}
+
+
+@pytest.mark.parametrize("function", TEMPLATE.functions, ids=lambda function: function.name)
+def test_every_function_has_good_and_failing_events_in_every_shape(function: Any) -> None:
+    files = of(function.name)
+    assert any(file.code is None for file in files)
+    assert any(file.code is not None for file in files)
+    needed = {"direct"}
+    if function.routes or function.function_url:
+        needed |= {"url", "apigw"}
+    if function.timers:
+        needed |= {"timer"}
+    assert needed <= {file.shape for file in files}
+
+
+def test_files_are_small_and_hold_no_fields_of_ours() -> None:
+    http = {"httpMethod", "path", "headers", "queryString", "body"}
+    apigw = {
+        "requestContext", "pathParameters", "queryStringParameters", "headerParameters", "stageVariables",
+        "isBase64Encoded",
+    }  # fmt: skip
+    for path in FILES:
+        file, event = named(path), read_event(path)
+        assert path.stat().st_size < 3_000, path
+        assert path.read_text(encoding="utf-8").endswith("}\n")
+        allowed = {"url": http, "apigw": http | apigw, "timer": {"Type", "TriggerName", "Time", "Message"}}
+        assert set(event) <= allowed.get(file.shape, set(event) - http - apigw), path
+
+
+def test_the_table_of_placeholders_is_what_seeding_gives_and_events_use(seeded: Sample) -> None:
+    used = {name for path in FILES for name in re.findall(r"\$\{([^}]*)\}", path.read_text(encoding="utf-8"))}
+    assert samples.PLACEHOLDERS.keys() == seeded.values.keys() == used
+    assert all(samples.PLACEHOLDERS.values())
+    assert all(seeded.values.values())
+    assert len(set(seeded.values.values())) == len(seeded.values)
+
+
+def test_fill_replaces_strings_at_any_depth_and_nothing_else() -> None:
+    event = {"a": ["${x.y}-${x.y}", {"${x.y}": "$x"}], "n": 7, "b": True, "none": None}
+    assert samples.fill(event, {"x.y": "1"}) == {"a": ["1-1", {"${x.y}": "$x"}], "n": 7, "b": True, "none": None}
+
+
+def test_an_unknown_placeholder_is_named() -> None:
+    with pytest.raises(samples.SampleError, match=r"There is no placeholder \$\{key\.sytem\}\."):
+        samples.fill({"body": "${key.sytem}"}, {"key.system": "secret-1"})
+
+
+def test_seeding_twice_is_refused(sample: Sample) -> None:
+    with pytest.raises(samples.SampleError, match=r"create_consumer says NameInUse\.$"):
+        samples.seed(sample.deployment)
