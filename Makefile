@@ -30,7 +30,7 @@ clean:
 	rm -rf $(VENV) .build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # The locks hold every package with its hash, so nothing is resolved here: --no-deps keeps what the locks leave out.
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
@@ -55,5 +55,5 @@ $(VENV)/.dev: $(VENV)/.local requirements/dev.txt
 $(VENV)/.tccli: $(VENV)/.python requirements/tccli.txt
 	@echo "Installing tccli ..."
 	@$(PYTHON) -m venv $(VENV)/tccli
-	@$(VENV)/tccli/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/tccli.txt
+	@$(VENV)/tccli/bin/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r requirements/tccli.txt
 	@touch $@
