@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 
 class ConfigError(Exception):
-    """The environment does not make a configuration; the text names every fault."""
+    """The environment does not make a configuration; the text names every fault, and repeats no value."""
+
+    safe_to_log = True
 
 
 class Setting(NamedTuple):
@@ -65,7 +67,7 @@ def _prefix(text: str) -> str:
 
 
 def _folder(text: str) -> str:
-    if text and not re.fullmatch(r"([A-Za-z0-9._-]+/)+", text):
+    if text and not re.fullmatch(r"([A-Za-z0-9_-][A-Za-z0-9._-]*/)+", text):
         raise ValueError("must be path segments, each followed by a slash")
     return text
 

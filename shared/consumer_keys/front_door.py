@@ -12,11 +12,12 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from consumer_keys import config, web
+from consumer_keys import config, log, web
 from consumer_keys.cloud import Scf
-from consumer_keys.errors import Problem
+from consumer_keys.errors import Problem, Unavailable
 
 FUNCTION = "front_door"
+UNANSWERED = "The function behind this path did not answer; whether the call took effect is not known."
 Routes = tuple[tuple[str, "re.Pattern[str]", str], ...]
 
 
@@ -29,7 +30,11 @@ def handle(event: Any, context: Any) -> Any:
             raise Problem("MalformedEvent", "The front door takes HTTP events only; invoke the function itself.")
         settings = config.load(os.environ, ("FRONT_DOOR_ROUTES",))
         function = find(routes(settings.front_door_routes or ""), request.method, request.path)
-        result = _scf(settings).invoke(function, settings.front_door_namespace, event)
+        try:
+            result = _scf(settings).invoke(function, settings.front_door_namespace, event)
+        except Unavailable as failure:
+            log.emit_exception("cloud_failure", failure, function=FUNCTION, code=failure.cloud_code, stage=function)
+            raise Problem("DependencyUnavailable", UNANSWERED) from None
         if not isinstance(result, dict) or not isinstance(result.get("statusCode"), int):
             raise Problem("InternalError")
         answered.append(result)
@@ -46,10 +51,11 @@ def find(table: Routes, method: str, path: str) -> str:
     """
     matching = [(allowed, function) for allowed, pattern, function in table if pattern.fullmatch(path)]
     for allowed, function in matching:
-        if allowed in (method, "ANY"):
+        if allowed == "ANY" or method in web.allowed_methods(allowed):
             return function
     if matching:
-        raise Problem("MethodNotAllowed", headers={"Allow": ", ".join(sorted({allowed for allowed, _ in matching}))})
+        allow = sorted({each for allowed, _ in matching for each in web.allowed_methods(allowed)})
+        raise Problem("MethodNotAllowed", headers={"Allow": ", ".join(allow)})
     raise Problem("RouteNotFound")
 
 
@@ -65,8 +71,9 @@ def routes(text: str) -> Routes:
 
 def _method_and_pattern(route: str) -> tuple[str, re.Pattern[str]]:
     method, path = route.split(" ")
-    pattern = re.sub(r"\\\{rest\\\}", ".+", re.escape(path))
-    return method, re.compile(re.sub(r"\\\{[a-z_]+\\\}", "[^/]+", pattern))
+    # A gateway may ask at `/validate/`, its prefix and the path `/`: below a path there may be nothing.
+    pattern = re.sub(r"\\\{rest\\\}", ".*", re.escape(path))
+    return method, re.compile(re.sub(r"\\\{[a-z_]+\\\}", "[^/]+", pattern), re.DOTALL)
 
 
 def close() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from consumer_keys.access import token_digest
 from consumer_keys.errors import CloudFailure, Problem, invalid
 from consumer_keys.keytext import MASK, foreign_fault, lookup_digest, make_system_value, masked, new_id
 from consumer_keys.model import BindConsumer, Caller, CreateKey, Credential, Key, ListKeys, RevealKey, UpdateKey
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 def create(app: Services, caller: Caller, gateway_id: str, given: CreateKey) -> tuple[Key, str | None]:
     """The new key, and its value for System (this once). Raises NameInUse, ValueInUse, WeakValue, Credential*."""
+    app.store.raise_if_replayed(caller, app.now_ms())
     value = _value(app, given)
     digest = lookup_digest(app.root.lookup_key, gateway_id, value)
     key_id = new_id("secret", os.urandom)
@@ -34,6 +36,8 @@ def create(app: Services, caller: Caller, gateway_id: str, given: CreateKey) -> 
                 **_credential_columns(given.credential, db.now_ms),
             }
         )  # fmt: skip
+        if db.operator_by_digest(token_digest(app.root.operator_key, value.decode())) is not None:
+            raise Problem("ValueInUse")  # a secret that opens the management must never open the gateway
         db.add_value(key_id, digest, *sealed)
         key = db.key(gateway_id, key_id)
         db.audit("key.create", gateway_id, key_id, None, key)
@@ -176,11 +180,14 @@ def delete(app: Services, caller: Caller, gateway_id: str, key_id: str, *, dry_r
 
 def reveal(app: Services, caller: Caller, gateway_id: str, key_id: str, given: RevealKey) -> str:
     """The value of a System or Custom key. The audit row is committed before the value leaves."""
-    with app.store.change(caller, app.now_ms()) as db:
-        key = db.key(gateway_id, key_id)
-        if key.generation == "KMS":
+    app.store.raise_if_replayed(caller, app.now_ms())
+    with app.store.read() as found:
+        if found.key(gateway_id, key_id).generation == "KMS":
             raise Problem("ManagedByKms")
-        sealed = db.sealed_value(key_id)
+        sealed = found.sealed_value(key_id)
+    value = app.key_vault.open(app.place_of_key(gateway_id, key_id), sealed).decode()
+    with app.store.change(caller, app.now_ms()) as db:
+        db.key(gateway_id, key_id)  # still there
         db.audit("key.reveal", gateway_id, key_id, None, {"reason": given.reason})
         db.remember({"key_id": key_id, "value": None})
-    return app.key_vault.open(app.place_of_key(gateway_id, key_id), sealed).decode()
+    return value

@@ -14,7 +14,7 @@ FIELDS = frozenset(
     {
         "event", "function", "request_id", "kind", "method", "status", "code", "duration_ms", "gateway_id", "key_id",
         "consumer_id", "operator", "verdict", "snapshot_version", "snapshot_revision", "snapshot_age_seconds", "cold",
-        "error", "frames", "stage", "version", "revision", "report", "credential", "attempt", "count",
+        "error", "frames", "detail", "stage", "version", "revision", "report", "credential", "attempt", "count",
     }
 )  # fmt: skip
 
@@ -31,10 +31,14 @@ def emit(event: str, **fields: Any) -> None:
 
 
 def emit_exception(event: str, error: BaseException, **fields: Any) -> None:
-    """The type and the places of an exception; never its text, which may hold a value that somebody sent."""
+    """The type and the places of an exception; its text, which may hold a value that somebody sent, only if it is ours.
+
+    An exception class says so by `safe_to_log = True`.
+    """
     frames, trace = [], error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
         frames.append(f"{code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}:{code.co_name}")
         trace = trace.tb_next
-    emit(event, error=type(error).__name__, frames=frames[-12:], **fields)
+    detail = str(error) if getattr(error, "safe_to_log", False) else None
+    emit(event, error=type(error).__name__, detail=detail, frames=frames[-12:], **fields)

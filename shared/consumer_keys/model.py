@@ -60,6 +60,7 @@ def _boolean(value: Any) -> Any:
 KeyName = Annotated[str, Field(min_length=2, max_length=60), AfterValidator(_name)]
 ConsumerName = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(_name)]
 Description = Annotated[str, Field(max_length=200), AfterValidator(_plain)]
+ConsumerId = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_plain)]
 Keyword = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(_plain)]
 Limit = Annotated[int, BeforeValidator(_integer), Field(ge=1, le=LIMIT_MAX)]
 Offset = Annotated[int, BeforeValidator(_integer), Field(ge=0, le=10_000_000)]
@@ -120,7 +121,7 @@ class UpdateKey(UpdateResource):
 class BindConsumer(Input):
     """PUT /keys/{key_id}/consumer."""
 
-    consumer_id: str = Field(min_length=1, max_length=64)
+    consumer_id: ConsumerId
 
 
 class RevealKey(Input):
@@ -160,7 +161,7 @@ class ListKeys(Page):
     status: Status | None = None
     generation: Generation | None = None
     type: KeyType | None = None
-    consumer_id: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    consumer_id: ConsumerId | None = None
     bound: Flag | None = None
 
 

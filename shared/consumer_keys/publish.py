@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from consumer_keys.errors import CloudFailure
 from consumer_keys.snapshot import (
     POINTER,
     Manifest,
@@ -59,6 +58,8 @@ class BuildBase(Protocol):
 
 class PublicationRefused(Exception):  # noqa: N818 - a guard that held
     """The snapshot was not published; the text says why. The last one stays in force."""
+
+    safe_to_log = True
 
 
 class Outcome(NamedTuple):
@@ -115,7 +116,6 @@ class Publisher:
             path = os.path.join(folder, "base.lmdb")
             with self._store.snapshot() as db:
                 state = db.published()
-                _guard_shrink(state, may_shrink)
                 base, base_revision = state.base, state.base_revision
                 fresh = base is None or (heartbeat and _outgrown(db.change_count(), base))
                 if fresh or base is None:
@@ -124,6 +124,14 @@ class Publisher:
                 overlay = Overlay(
                     db.changed_keys(base_revision), db.changed_consumers(base_revision), db.all_operators()
                 )
+                # The counter is kept by changes; values that went any other way show only when they are counted, and
+                # that is done whenever the snapshot could lose too many, and at each tick.
+                removed = sum(record is None for record in overlay.keys.values())
+                counted = fresh or heartbeat or _shrinks(state.published_count, state.published_count - removed)
+                count = db.value_count() if counted else state.entry_count
+                if not may_shrink and _shrinks(state.published_count, count):
+                    lost = state.published_count - count
+                    raise PublicationRefused(f"the snapshot would lose {lost} of {state.published_count} values")
             if fresh:
                 with open(path, "rb") as file:
                     self._upload(base, file.read(), "application/octet-stream")
@@ -134,9 +142,7 @@ class Publisher:
         self._upload(named, data, "application/json")
         version = self._write_pointer(token, started_ms, state, base, named)
         with self._store.housekeeping() as housekeeping:
-            housekeeping.record_publication(
-                version, state.revision, state.entry_count, base, base_revision, named, self._now_ms()
-            )
+            housekeeping.record_publication(version, state.revision, count, base, base_revision, named, self._now_ms())
         return Outcome(version, state.revision)
 
     def _upload(self, named: Part, data: bytes, content_type: str) -> None:
@@ -194,7 +200,7 @@ def quietly(publisher: Publisher, report: Callable[[BaseException], None]) -> No
     """Publishes after a commit, best effort: the change is durable and the next tick repairs what fails here."""
     try:
         publisher.publish()
-    except (CloudFailure, PublicationRefused) as error:
+    except Exception as error:  # noqa: BLE001 - a full disk too must not turn a committed change into an error
         report(error)
 
 
@@ -203,7 +209,6 @@ def _outgrown(change_count: int, base: Part) -> bool:
     return change_count > OVERLAY_ENTRIES_MAX or (change_count > OVERLAY_SHARE_FROM and change_count > share)
 
 
-def _guard_shrink(state: Published, may_shrink: bool) -> None:
-    lost = state.published_count - state.entry_count
-    if not may_shrink and lost > SHRINK_KEYS and lost > SHRINK_SHARE_MAX * state.published_count:
-        raise PublicationRefused(f"the snapshot would lose {lost} of {state.published_count} values")
+def _shrinks(before: int, after: int) -> bool:
+    """Whether so many values less are more likely a mishap than a decision."""
+    return before - after > SHRINK_KEYS and before - after > SHRINK_SHARE_MAX * before

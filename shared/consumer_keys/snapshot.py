@@ -28,6 +28,8 @@ _BODY_START = _MAC_END + len('","manifest":')
 class SnapshotError(Exception):
     """A snapshot that must not be used; the text says which check failed."""
 
+    safe_to_log = True
+
 
 class KeyRecord(NamedTuple):
     """What validation needs of one accepted value. `ends_at` is Unix seconds, 0 for none."""
@@ -141,14 +143,14 @@ def decode_overlay(data: bytes, entries: int) -> Overlay:
         document = json.loads(data, object_pairs_hook=_without_duplicates)
         if document["schema"] != SCHEMA:
             raise SnapshotError("the overlay has another schema")
-        keys = {bytes.fromhex(key): _key_record(row) for key, row in document["keys"].items()}
-        consumers = {bytes.fromhex(key): _consumer_record(row) for key, row in document["consumers"].items()}
-        operators = {bytes.fromhex(key): _operator_record(row) for key, row in document["operators"].items()}
+        keys = {_digest(key, DIGEST_BYTES): _key_record(row) for key, row in document["keys"].items()}
+        consumers = {_digest(key, ID_BYTES): _consumer_record(row) for key, row in document["consumers"].items()}
+        operators = {_digest(key, DIGEST_BYTES): _operator_record(row) for key, row in document["operators"].items()}
     except SnapshotError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error):
         raise SnapshotError("the overlay cannot be read") from None
-    if len(keys) + len(consumers) != entries or any(len(digest) != DIGEST_BYTES for digest in keys):
+    if len(keys) + len(consumers) != entries:
         raise SnapshotError("the overlay has another number of entries than its manifest says")
     return Overlay(keys, consumers, operators)
 
@@ -160,12 +162,19 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
+def _digest(text: str, size: int) -> bytes:
+    data = bytes.fromhex(text)
+    if len(data) != size or data.hex() != text:  # two spellings of one digest would hide each other
+        raise SnapshotError("the overlay names an entry in another form than hex digits")
+    return data
+
+
 def _key_record(row: Any) -> KeyRecord | None:
     if row is None:
         return None
     key_id, name, enabled, consumer_id, ends_at = row
     record = KeyRecord(key_id, name, enabled, consumer_id, ends_at)
-    if unpack_key(pack_key(record)) != record or not isinstance(enabled, bool):
+    if unpack_key(pack_key(record)) != record or type(enabled) is not bool or type(ends_at) is not int:
         raise SnapshotError("a key record of the overlay is damaged")
     return record
 
@@ -174,14 +183,18 @@ def _consumer_record(row: Any) -> ConsumerRecord | None:
     if row is None:
         return None
     name, enabled = row
-    if not isinstance(name, str) or not isinstance(enabled, bool):
+    record = ConsumerRecord(name, enabled)
+    if unpack_consumer(pack_consumer(record)) != record or type(enabled) is not bool:
         raise SnapshotError("a consumer record of the overlay is damaged")
-    return ConsumerRecord(name, enabled)
+    return record
 
 
 def _operator_record(row: Any) -> OperatorRecord:
     secret_id, role, gateways = row
-    return OperatorRecord(str(secret_id), str(role), None if gateways is None else tuple(gateways))
+    texts = (secret_id, role, *(gateways or ()))
+    if not isinstance(gateways, list | None) or not all(isinstance(text, str) for text in texts):
+        raise SnapshotError("an operator record of the overlay is damaged")
+    return OperatorRecord(secret_id, role, None if gateways is None else tuple(gateways))
 
 
 def seal_manifest(manifest: Manifest, manifest_key: bytes) -> bytes:
@@ -198,11 +211,7 @@ def open_manifest(data: bytes, manifest_key: bytes, *, environment: str, version
     body = data[_BODY_START:-1]
     if not hmac.compare_digest(data, b'{"mac":"' + _mac(body, manifest_key) + b'","manifest":' + body + b"}"):
         raise SnapshotError("the manifest is not signed by this deployment's root secret")
-    document: Mapping[str, Any] = json.loads(body)
-    if document.get("schema") != SCHEMA:
-        raise SnapshotError("the manifest has another schema")
-    fields = {name: document[name] for name in Manifest._fields if name not in ("base", "overlay")}
-    manifest = Manifest(base=Part(**document["base"]), overlay=Part(**document["overlay"]), **fields)
+    manifest = _manifest(body)
     if manifest.environment != environment:
         raise SnapshotError("the manifest belongs to another environment")
     if manifest.version < version_min:
@@ -210,6 +219,21 @@ def open_manifest(data: bytes, manifest_key: bytes, *, environment: str, version
     if manifest.created_at_ms > now_ms + CREATED_AHEAD_MS_MAX:
         raise SnapshotError("the manifest comes from the future")
     return manifest
+
+
+def _manifest(body: bytes) -> Manifest:
+    try:
+        document: Mapping[str, Any] = json.loads(body)
+        if document.get("schema") != SCHEMA:
+            raise SnapshotError("the manifest has another schema")
+        parts = [Part(**document[name]) for name in ("base", "overlay")]
+        fields = [document[name] for name in Manifest._fields[:-2]]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise SnapshotError("the manifest cannot be read") from None
+    kinds = [type(value) for value in fields], *([type(value) for value in part] for part in parts)
+    if kinds != ([str, int, int, int, str], *([str, int, str, int] for _ in parts)):
+        raise SnapshotError("the manifest has a field of the wrong type")
+    return Manifest(*fields, *parts)
 
 
 def _mac(body: bytes, manifest_key: bytes) -> bytes:

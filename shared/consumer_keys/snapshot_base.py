@@ -11,7 +11,15 @@ from collections.abc import Iterable
 
 import lmdb
 
-from consumer_keys.snapshot import ConsumerRecord, KeyRecord, pack_consumer, pack_key, unpack_consumer, unpack_key
+from consumer_keys.snapshot import (
+    ConsumerRecord,
+    KeyRecord,
+    SnapshotError,
+    pack_consumer,
+    pack_key,
+    unpack_consumer,
+    unpack_key,
+)
 
 _MAP_BYTES_MAX = 4 << 30
 _CHUNK = 1 << 20
@@ -52,12 +60,15 @@ def sha256_of(path: str) -> str:
 
 
 class Base:
-    """An opened base file. Its hash must have been checked before: LMDB trusts its file."""
+    """An opened base file. Its hash must have been checked before: LMDB trusts its file. Raises SnapshotError."""
 
     def __init__(self, path: str) -> None:
-        self._environment = lmdb.open(
-            path, subdir=False, readonly=True, lock=False, readahead=False, max_readers=1, create=False
-        )
+        try:
+            self._environment = lmdb.open(
+                path, subdir=False, readonly=True, lock=False, readahead=False, max_readers=1, create=False
+            )
+        except lmdb.Error:
+            raise SnapshotError("the base file cannot be opened") from None
         # Nobody writes the file, so one read transaction serves for its whole life, in every thread.
         self._read = self._environment.begin(buffers=False)
 

@@ -106,16 +106,16 @@ class SnapshotCache:
 
     def current(self) -> Snapshot:
         """The snapshot to answer from. Raises SnapshotUnavailable when there is none or it is too old."""
-        now = self.now_seconds()
         interval = self._poll if self._snapshot is not None else min(self._poll, RETRY_SECONDS)
-        if now - self._looked_at >= interval:
+        # A clock that went back must not stop the looking, so intervals are measured by the clock as it is.
+        if not 0 <= self._clock() - self._looked_at < interval:
             self._refresh(wait=self._snapshot is None)
         return self._usable()
 
     def recheck(self) -> Snapshot:
         """The same after a look at the pointer, as far as the limit on such looks allows."""
-        now = self.now_seconds()
         with self._lock:
+            now = self._clock()
             refill = max(0.0, now - self._rechecked_at) * RECHECKS_PER_SECOND
             self._rechecks = min(RECHECKS_BURST, self._rechecks + refill)
             self._rechecked_at = now
@@ -135,7 +135,7 @@ class SnapshotCache:
         if not self._lock.acquire(blocking=wait):
             return
         try:
-            self._looked_at = self.now_seconds()
+            self._looked_at = self._clock()
             data = self._source.pointer(POINTER)
             if data is not None:
                 self._take(data)

@@ -159,10 +159,16 @@ class _Tick:
         self._next_call = max(now, self._next_call) + 1 / self._app.settings.ssm_requests_per_second
 
     def _current(self, key: KmsKey, digest: bytes) -> bool:
-        if key.digests.get(digest, 0) is None and key.status == "Success" and key.error is None:
-            self._count["unchanged"] += 1
-            return True
         now = self._app.now_ms()
+        if key.digests.get(digest, 0) is None and key.status == "Success":
+            self._count["unchanged"] += 1
+            if key.error is not None:  # it could not be read for a while: only the report has changed
+                with self._app.store.housekeeping() as housekeeping:
+                    housekeeping.note_sync(
+                        key.key_id, sync_error=None, sync_failures=0, sync_checked_at=now, sync_next_at=now + 1
+                    )
+                return False
+            return True
         with self._app.store.change(self._caller, now) as db:
             before = db.key(key.gateway_id, key.key_id)
             for other, ends_at in key.digests.items():

@@ -87,7 +87,7 @@ def _answer(request: web.Request) -> web.Reply:
     segments = request.path.split("/")
     if segments[:3] != ["", "v1", "gateways"] or len(segments) < 5:
         raise Problem("RouteNotFound")
-    gateway_id, call = unquote(segments[3], errors="replace"), segments[4]
+    gateway_id, call = web.plain_id(unquote(segments[3], errors="replace")), segments[4]
     if call == "validate":
         return _forward_auth(validation, request, gateway_id)
     if call != "verify" or len(segments) != 5:
@@ -95,6 +95,8 @@ def _answer(request: web.Request) -> web.Reply:
     if request.method != "POST":
         raise Problem("MethodNotAllowed", headers={"Allow": "POST"})
     validation.authorise(request, gateway_id)
+    if request.query:
+        raise invalid(web.printable(str(next(iter(request.query)))), "is not a parameter of this call")
     fields = web.parse_json(request.body) if request.body.strip() else {}
     if "gateway_id" in fields:
         raise invalid("gateway_id", "is not a field of this call")
@@ -125,13 +127,14 @@ def identity_headers(verdict: Verdict) -> dict[str, str]:
 def _verify(validation: Validation, request: web.Request, fields: Mapping[str, Any]) -> web.Reply:
     unknown = fields.keys() - {"gateway_id", "key"}
     if unknown:
-        raise invalid(sorted(map(str, unknown))[0][:60], "is not a field of this call")
+        raise invalid(web.printable(min(map(str, unknown))), "is not a field of this call")
     for name in ("gateway_id", "key"):
         if not isinstance(fields.get(name), str):
             raise invalid(name, "is required and must be a string")
+    gateway_id = web.plain_id(fields["gateway_id"])
     presented = presented_key({"x-api-key": fields["key"]}, {}, key_in_query=False)
-    verdict, snapshot = validation.validator.judge(fields["gateway_id"], presented)
-    _log(validation, request, fields["gateway_id"], verdict, snapshot)
+    verdict, snapshot = validation.validator.judge(gateway_id, presented)
+    _log(validation, request, gateway_id, verdict, snapshot)
     manifest = snapshot.manifest
     state = {
         "version": manifest.version, "revision": manifest.revision,

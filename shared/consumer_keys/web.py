@@ -19,6 +19,7 @@ from consumer_keys.errors import CloudFailure, FieldError, FieldFault, Problem, 
 
 BODY_BYTES_MAX = 65_536
 DEPTH_MAX = 20
+ID_CHARS_MAX = 64
 JSON_TYPE, PROBLEM_TYPE = "application/json", "application/problem+json"
 # An event with one of these is HTTP, whatever else it holds: nobody outside may pass for a direct invocation.
 _HTTP_MARKS = frozenset(
@@ -100,12 +101,13 @@ def parse_event(event: Any, context: Any) -> Request:
 def _headers(given: Any) -> dict[str, Any]:
     headers: dict[str, Any] = {}
     for name, value in (given if isinstance(given, dict) else {}).items():
-        lower = str(name).lower()
+        # `lower` maps the Kelvin sign to k: no other spelling may become one of the names that count.
+        lower = name.lower() if isinstance(name, str) and name.isascii() else str(name)
         values = value if isinstance(value, list) else [value]
         if lower in headers:
             before = headers[lower]
             values = (before if isinstance(before, list) else [before]) + values
-        headers[lower] = values[0] if len(values) == 1 else values
+        headers[lower] = values[0] if len(values) == 1 and not isinstance(values[0], list) else values
     return headers
 
 
@@ -117,9 +119,10 @@ def _body_text(event: Mapping[str, Any]) -> str:
         raise Problem("MalformedEvent")
     if event.get("isBase64Encoded") in (True, "true"):
         try:
-            return b64decode(body, validate=True).decode()
+            # Whether it is text is for those who read it to say: forward auth takes requests with any body.
+            return b64decode(body, validate=True).decode("utf-8", "surrogateescape")
         except ValueError:
-            raise Problem("MalformedJson") from None
+            raise Problem("MalformedEvent") from None
     return body
 
 
@@ -128,6 +131,7 @@ def parse_json(text: str) -> dict[str, Any]:
     if len(text.encode("utf-8", "surrogatepass")) > BODY_BYTES_MAX:
         raise Problem("BodyTooLarge")
     try:
+        text.encode()  # what is no UTF-8 is no JSON
         value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError):
         raise Problem("MalformedJson") from None
@@ -142,7 +146,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name, value in pairs:
         if name in result:
-            raise invalid(_printable(name), "is given twice")
+            raise invalid(printable(name), "is given twice")
         result[name] = value
     return result
 
@@ -166,13 +170,14 @@ def _depth(value: Any) -> int:
         level = [
             child
             for item in level
-            if isinstance(item, (dict, list))
             for child in (item.values() if isinstance(item, dict) else item)
+            if isinstance(child, (dict, list))
         ]
     return depth
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
+    """A name that somebody sent, as far as an answer may repeat it: 60 characters of visible ASCII."""
     return "".join(char if 32 <= ord(char) < 127 else "?" for char in name[:60])
 
 
@@ -185,16 +190,26 @@ def path_params(operation: Operation, request: Request) -> dict[str, str]:
     match = re.fullmatch(pattern, request.path)
     if match is None:
         raise Problem("RouteNotFound")
-    if request.method != operation.method:
-        raise Problem("MethodNotAllowed", headers={"Allow": operation.method})
-    return {name: unquote(text, errors="replace") for name, text in match.groupdict().items()}
+    if request.method not in allowed_methods(operation.method):
+        raise Problem("MethodNotAllowed", headers={"Allow": ", ".join(allowed_methods(operation.method))})
+    return {name: plain_id(unquote(text, errors="replace")) for name, text in match.groupdict().items()}
+
+
+def allowed_methods(method: str) -> tuple[str, ...]:
+    """A route for GET serves HEAD too (RFC 9110 section 9.3.2)."""
+    return ("GET", "HEAD") if method == "GET" else (method,)
+
+
+def plain_id(text: str) -> str:
+    """The text, or one that no id equals: what no id can look like is unknown, and never reaches a database."""
+    return text if len(text) <= ID_CHARS_MAX and text.isascii() and text.isprintable() else "\ufffd"
 
 
 def _direct_id(request: Request, name: str) -> str:
     value = request.fields.get(name)
     if not isinstance(value, str):
         raise invalid(name, "is required and must be a string")
-    return value
+    return plain_id(value)
 
 
 def read_input(operation: Operation, request: Request, params: Mapping[str, str]) -> Any:
@@ -203,7 +218,7 @@ def read_input(operation: Operation, request: Request, params: Mapping[str, str]
         fields = {name: value for name, value in request.fields.items() if name not in params}
         return validate(operation.body or operation.query, fields)
     if operation.query is None and request.query:
-        raise invalid(_printable(str(next(iter(request.query)))), "is not a parameter of this call")
+        raise invalid(printable(str(next(iter(request.query)))), "is not a parameter of this call")
     if operation.query is not None:
         return validate(operation.query, dict(request.query))
     # An empty body is an empty object, so that the answer names the fields that are missing.
@@ -216,7 +231,7 @@ def validate(model: Any, fields: Mapping[str, Any]) -> Any:
 
     if model is None:
         if fields:
-            raise invalid(_printable(str(next(iter(fields)))), "is not a field of this call")
+            raise invalid(printable(str(next(iter(fields)))), "is not a field of this call")
         return None
     try:
         return model.model_validate(fields)
@@ -227,7 +242,7 @@ def validate(model: Any, fields: Mapping[str, Any]) -> Any:
 
 
 def _field_error(fault: Any) -> FieldError:
-    field = ".".join(_printable(str(part)) for part in fault["loc"]) or "body"
+    field = ".".join(printable(str(part)) for part in fault["loc"]) or "body"
     cause = fault.get("ctx", {}).get("error")
     if isinstance(cause, FieldFault):
         return FieldError(cause.field, str(cause))

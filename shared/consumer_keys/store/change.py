@@ -43,7 +43,7 @@ class Change(Reads):
         """Raises Replayed, or IdempotencyKeyReused when the earlier request was another one."""
         if self.caller.idempotency_key is None:
             return
-        earlier = self.replay(self.caller.actor, self.caller.idempotency_key)
+        earlier = self.replay(self.caller.actor, self.caller.idempotency_key, self.now_ms - IDEMPOTENCY_MS)
         if earlier is not None:
             check_fingerprint(earlier[0], self.caller.fingerprint)
             raise Replayed(json.loads(earlier[1]))

@@ -55,6 +55,12 @@ class Database:
             change.raise_if_replayed()
             yield change
 
+    def raise_if_replayed(self, caller: Caller, now_ms: int) -> None:
+        """Raises Replayed like `change`, but before work that a repeated request must not depend on."""
+        if caller.idempotency_key is not None:
+            with self._transaction(write=False) as connection:
+                Change(connection, caller, now_ms).raise_if_replayed()
+
     @contextmanager
     def snapshot(self) -> Iterator[SnapshotReads]:
         """A read-only transaction over everything that a snapshot holds, in one consistent state."""
@@ -129,8 +135,8 @@ def _prepare_sqlite(engine: sa.Engine) -> None:
     def _connected(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # transactions are begun below, not by the driver
         cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            cursor.execute(f"PRAGMA {pragma}")
+        for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA foreign_keys=ON"):
+            cursor.execute(statement)
         cursor.close()
 
     @sa.event.listens_for(engine, "begin")

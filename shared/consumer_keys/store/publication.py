@@ -57,6 +57,10 @@ class SnapshotReads(Reads):
         """How many entries differ from the base."""
         return self.connection.execute(sa.select(sa.func.count()).select_from(changes)).scalar_one()
 
+    def value_count(self) -> int:
+        """How many values the keys accept, counted."""
+        return self.connection.execute(sa.select(sa.func.count()).select_from(key_values)).scalar_one()
+
     def changed_keys(self, after_revision: int) -> dict[bytes, KeyRecord | None]:
         """Changed digests and their records; None for a value that is gone."""
         query = (

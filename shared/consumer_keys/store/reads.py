@@ -129,10 +129,12 @@ class Reads:
         """The deployment row."""
         return self.connection.execute(sa.select(deployment)).mappings().one()
 
-    def replay(self, actor: str, idempotency_key: str) -> tuple[str, str] | None:
+    def replay(self, actor: str, idempotency_key: str, since_ms: int) -> tuple[str, str] | None:
         """(fingerprint, stored body) of an earlier request with this Idempotency-Key."""
         query = sa.select(idempotency.c.fingerprint, idempotency.c.body).where(
-            idempotency.c.actor == actor, idempotency.c.idempotency_key == idempotency_key
+            idempotency.c.actor == actor,
+            idempotency.c.idempotency_key == idempotency_key,
+            idempotency.c.created_at >= since_ms,
         )
         row = self.connection.execute(query).first()
         return None if row is None else (row.fingerprint, row.body)

@@ -1,0 +1,1 @@
+"""Rules that can be stated without a deployment, one module at a time."""

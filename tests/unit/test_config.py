@@ -1,0 +1,147 @@
+"""Settings: defaults, limits, and every fault in one text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from consumer_keys import config
+from consumer_keys.config import SETTINGS, ConfigError, Gateway, Settings, load, role_credential
+
+FAULTS: dict[str, list[str]] = {
+    "GATEWAYS": ["=x", "a b=x", "-a=x", "a=x,a=y", "a=x,,b=y", "a" * 65, "网关=x", "a=x,"],
+    "KEY_PREFIX": ["c", "C1", "1a", "a" * 9, "a-b", "ck_", "ck\n", "ｃk"],
+    "CUSTOM_VALUE_MIN_BITS": ["-1", "257", "1e2", "nan", "inf", "٣", " 1", "1_0", "0x10", "1\n"],
+    "CREDENTIAL_CACHE_SECONDS": ["-1", "86401", "five"],
+    "SNAPSHOT_POLL_SECONDS": ["-0.1", "3601", "1,5"],
+    "SNAPSHOT_MAX_AGE_SECONDS": ["0", "59", "604801"],
+    "SNAPSHOT_PREFIX": ["folder", "/folder/", "a//b/", "a b/", "../", "a/../", "./", "a/\n"],
+    "KEY_IN_QUERY": ["True", "1", "yes", "on", " true"],
+    "SSM_REQUESTS_PER_SECOND": ["0", "0.05", "10001"],
+    "DATABASE_URL": ["consumer-keys.db", "mysql:/host/db", "oracle://host/db", "SQLITE:///x.db"],
+}
+
+
+def message(environ: dict[str, str], needs: tuple[str, ...] = ()) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(environ, needs)
+    return str(caught.value)
+
+
+def test_an_empty_environment_gives_the_documented_defaults() -> None:
+    settings = load({})
+    assert settings.gateways == (Gateway("default", "default"),)
+    assert (settings.environment, settings.key_prefix, settings.key_in_query) == ("default", "ck", False)
+    assert (settings.custom_value_min_bits, settings.credential_cache_seconds) == (40, 300)
+    assert (settings.snapshot_poll_seconds, settings.snapshot_max_age_seconds) == (10, 3600)
+    assert (settings.ssm_requests_per_second, settings.snapshot_prefix) == (20, "consumer-keys/")
+    assert (settings.root_secret_name, settings.root_secret_version) == ("consumer-keys-root", "v1")
+    absent = (settings.database_url, settings.kms_key_id, settings.kms_operator_key_id, settings.cos_bucket)
+    assert absent == (None, None, None, None)
+
+
+def test_the_list_of_settings_and_the_settings_agree() -> None:
+    assert Settings._fields == tuple(setting.name.lower() for setting in SETTINGS)
+    assert len({setting.name for setting in SETTINGS}) == len(SETTINGS)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_a_setting_has_a_meaning_and_a_default_that_it_would_accept(setting: config.Setting) -> None:
+    assert setting.meaning
+    assert setting.name == setting.name.upper()
+    optional = Settings.__annotations__[setting.name.lower()]
+    assert ("None" in str(optional)) is (setting.default is None)
+    if setting.default is not None:
+        setting.parse(setting.default)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_an_empty_variable_is_an_unset_one(setting: config.Setting) -> None:
+    assert load({setting.name: ""}) == load({})
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in FAULTS.items() for text in texts])
+def test_a_faulty_value_is_refused_by_name_and_not_repeated(name: str, text: str) -> None:
+    fault = message({name: text})
+    assert fault.startswith(f"{name} ")
+    if len(text.strip()) > 4:  # shorter ones may stand in any sentence
+        assert text.strip() not in fault
+
+
+def test_every_fault_is_reported_at_once() -> None:
+    faulty = {name: texts[0] for name, texts in FAULTS.items()}
+    fault = message(faulty, ("KMS_KEY_ID", "COS_BUCKET"))
+    for name in (*faulty, "KMS_KEY_ID", "COS_BUCKET"):
+        assert f"{name} " in fault
+    assert len(fault.split("; ")) == len(faulty) + 2
+
+
+def test_what_a_function_needs_must_be_set() -> None:
+    assert message({"COS_BUCKET": ""}, ("COS_BUCKET",)) == "COS_BUCKET is not set"
+    assert load({"COS_BUCKET": "b-1"}, ("COS_BUCKET",)).cos_bucket == "b-1"
+    assert load({}, ("ROOT_SECRET_NAME",)).root_secret_name == "consumer-keys-root"
+
+
+@pytest.mark.parametrize("url", ["sqlite:///keys.db", "sqlite://", "sqlite+pysqlite:///keys.db"])
+def test_sqlite_is_refused_on_scf_and_only_there(url: str) -> None:
+    assert "SQLite" in message({"DATABASE_URL": url, "TENCENTCLOUD_RUNENV": "SCF"})
+    assert load({"DATABASE_URL": url}).database_url == url
+    assert load({"DATABASE_URL": url, "TENCENTCLOUD_RUNENV": "local"}).database_url == url
+
+
+@pytest.mark.parametrize("url", ["mysql+pymysql://u@h:3306/d", "postgresql+psycopg://u@h/d", "mariadb+pymysql://u@h/d"])
+def test_server_databases_are_taken_on_scf(url: str) -> None:
+    assert load({"DATABASE_URL": url, "TENCENTCLOUD_RUNENV": "SCF"}).database_url == url
+
+
+def test_a_password_in_the_database_url_never_shows_in_a_fault() -> None:
+    fault = message({"DATABASE_URL": "mssql://user:pa55-of-database@host/db", "KEY_PREFIX": "X"})
+    assert "pa55-of-database" not in fault
+
+
+@pytest.mark.parametrize(
+    ("text", "gateways"),
+    [
+        ("default", [("default", "default")]),
+        ("a=First,b=Second gateway", [("a", "First"), ("b", "Second gateway")]),
+        (" a= 网关一 , b", [("a", "网关一"), ("b", "b")]),
+        ("a=x=y", [("a", "x=y")]),
+        ("A-1_b=", [("A-1_b", "A-1_b")]),
+    ],
+)
+def test_gateways_are_id_and_title(text: str, gateways: list[tuple[str, str]]) -> None:
+    assert load({"GATEWAYS": text}).gateways == tuple(Gateway(*pair) for pair in gateways)
+
+
+def test_an_equal_environment_gives_the_same_object() -> None:
+    """The settings select the collaborators, so an unchanged environment must not build new ones."""
+    assert load({"KEY_PREFIX": "gw", "UNRELATED": "1"}) is load({"KEY_PREFIX": "gw", "UNRELATED": "2"})
+    assert hash(load({})) == hash(load({"KEY_PREFIX": "ck"}))
+
+
+def test_a_faulty_environment_is_faulty_every_time() -> None:
+    for _ in range(2):
+        message({"KEY_PREFIX": "X"})
+
+
+def test_the_role_credential_is_read_anew_at_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[Any] = []
+    for number in ("1", "2"):
+        monkeypatch.setenv("TENCENTCLOUD_SECRETID", f"id{number}")
+        monkeypatch.setenv("TENCENTCLOUD_SECRETKEY", f"key{number}")
+        monkeypatch.setenv("TENCENTCLOUD_SESSIONTOKEN", f"token{number}")
+        answers.append(role_credential())
+    assert answers == [("id1", "key1", "token1"), ("id2", "key2", "token2")]
+    monkeypatch.setenv("TENCENTCLOUD_SESSIONTOKEN", "")
+    assert role_credential() == ("id2", "key2", None)
+
+
+@pytest.mark.parametrize("name", ["TENCENTCLOUD_SECRETID", "TENCENTCLOUD_SECRETKEY"])
+def test_a_missing_role_is_named_without_the_other_half(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("TENCENTCLOUD_SECRETID", "half-one")
+    monkeypatch.setenv("TENCENTCLOUD_SECRETKEY", "half-two")
+    monkeypatch.delenv(name)
+    with pytest.raises(ConfigError, match=name) as caught:
+        role_credential()
+    assert "half" not in str(caught.value)

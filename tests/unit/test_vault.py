@@ -1,0 +1,247 @@
+"""Sealed values open in their own place and nowhere else; the real KMS client against the emulated KMS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from consumer_keys.cloud import Kms
+from consumer_keys.errors import Unavailable
+from consumer_keys.vault import PLAINTEXT_KEYS_MAX, PLAINTEXT_SECONDS_MAX, USES_MAX, DataKey, Place, SealBroken, Vault
+from tencent_emulator.cloud import Cloud
+from tencent_emulator.pytest_plugin import REGION, SECRET_ID, SECRET_KEY, TestClock
+from tencent_emulator.server import Server
+
+PLACE = Place("default", "secret-00000000000001", "value")
+VALUE = b"Jx8Rr1vQ0ZkT4mYbW2nL7cHs9EoUaGfD"
+HEAD_BYTES, TAG_BYTES = 3 + 16 + 32 + 12 + 32, 16
+
+
+class Keeper:
+    """Stored data keys and vaults that share them, as instances share the database."""
+
+    def __init__(self, cloud: Cloud, kms: Kms, kms_key_id: str) -> None:
+        self.cloud, self.kms, self.kms_key_id = cloud, kms, kms_key_id
+        self.stored: dict[str, DataKey] = {}
+
+    def vault(self, **other: Any) -> Vault:
+        """A fresh instance: nothing in memory yet."""
+        options: dict[str, Any] = {"environment": "prod", "purpose": "values"}
+        return Vault(
+            self.kms, self.kms_key_id, add_data_key=lambda key: self.stored.update({key.data_key_id: key}),
+            find_data_key=self.stored.get, **options | other,
+        )  # fmt: skip
+
+    def actions(self) -> list[str]:
+        """What KMS was asked since the last time."""
+        asked = [call.action for call in self.cloud.calls]
+        self.cloud.clear_calls()
+        return asked
+
+
+@pytest.fixture
+def keeper(tencent_cloud: Cloud, tencent_server: Server) -> Iterator[Keeper]:
+    key_id = tencent_cloud.call("kms", "CreateKey", Alias="values")["KeyId"]
+    kms = Kms(lambda: (SECRET_ID, SECRET_KEY, None), REGION, tencent_server.endpoint)
+    tencent_cloud.clear_calls()
+    yield Keeper(tencent_cloud, kms, key_id)
+    kms.close()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@given(st.binary(max_size=600), st.text(max_size=20), st.text(max_size=20))
+def test_what_was_sealed_opens_in_its_place(keeper: Keeper, value: bytes, gateway: str, owner: str) -> None:
+    place = Place(gateway.encode("utf-8", "replace").decode(), owner.encode("utf-8", "replace").decode(), "value")
+    vault = keeper.vault()
+    sealed, data_key_id = vault.seal(place, value)
+    assert vault.open(place, sealed) == value
+    assert keeper.vault().open(place, sealed) == value
+    assert data_key_id in keeper.stored
+    assert len(sealed) == HEAD_BYTES + len(value) + TAG_BYTES
+
+
+def test_every_flipped_bit_breaks_the_seal(keeper: Keeper) -> None:
+    vault = keeper.vault()
+    sealed, _ = vault.seal(PLACE, VALUE)
+    for position in range(len(sealed)):
+        for bit in range(8):
+            flipped = sealed[:position] + bytes([sealed[position] ^ 1 << bit]) + sealed[position + 1 :]
+            with pytest.raises(SealBroken):
+                vault.open(PLACE, flipped)
+
+
+def test_every_cut_and_any_byte_behind_breaks_the_seal(keeper: Keeper) -> None:
+    vault = keeper.vault()
+    sealed, _ = vault.seal(PLACE, VALUE)
+    for length in range(len(sealed)):
+        with pytest.raises(SealBroken):
+            vault.open(PLACE, sealed[:length])
+    for tail in (b"\x00", b"\n", sealed):
+        with pytest.raises(SealBroken):
+            vault.open(PLACE, sealed + tail)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        PLACE._replace(gateway_id="other"), PLACE._replace(owner_id="secret-00000000000002"),
+        PLACE._replace(field="secret"), PLACE._replace(gateway_id="defaults", owner_id="ecret-00000000000001"),
+        PLACE._replace(owner_id=PLACE.owner_id + "v", field="alue"), Place(PLACE.owner_id, PLACE.gateway_id, "value"),
+    ],
+)  # fmt: skip
+def test_a_sealed_value_does_not_open_in_another_place(keeper: Keeper, place: Place) -> None:
+    vault = keeper.vault()
+    sealed, _ = vault.seal(PLACE, VALUE)
+    with pytest.raises(SealBroken):
+        vault.open(place, sealed)
+
+
+@pytest.mark.parametrize("other", [{"environment": "test"}, {"purpose": "operators"}])
+def test_a_sealed_value_does_not_open_in_another_environment_or_for_another_purpose(
+    keeper: Keeper, other: dict[str, str]
+) -> None:
+    sealed, _ = keeper.vault().seal(PLACE, VALUE)
+    with pytest.raises(SealBroken):
+        keeper.vault(**other).open(PLACE, sealed)
+
+
+def test_a_data_key_swapped_in_the_store_opens_nothing(keeper: Keeper) -> None:
+    one, two = keeper.vault(), keeper.vault()
+    sealed, ident = one.seal(PLACE, VALUE)
+    _, other = two.seal(PLACE, VALUE)
+    assert ident != other
+    # KMS refuses a blob under another context; with the context swapped too, the key is another one.
+    keeper.stored[ident] = keeper.stored[ident]._replace(blob=keeper.stored[other].blob)
+    with pytest.raises((SealBroken, Unavailable)):
+        keeper.vault().open(PLACE, sealed)
+    keeper.stored[ident] = keeper.stored[ident]._replace(context=keeper.stored[other].context)
+    with pytest.raises(SealBroken):
+        keeper.vault().open(PLACE, sealed)
+
+
+def test_a_sealed_value_that_names_another_data_key_does_not_open(keeper: Keeper) -> None:
+    one, two = keeper.vault(), keeper.vault()
+    sealed, _ = one.seal(PLACE, VALUE)
+    _, other = two.seal(PLACE, VALUE)
+    with pytest.raises(SealBroken):
+        keeper.vault().open(PLACE, sealed[:3] + bytes.fromhex(other) + sealed[19:])
+
+
+def test_a_data_key_that_is_not_stored_opens_nothing(keeper: Keeper) -> None:
+    sealed, _ = keeper.vault().seal(PLACE, VALUE)
+    keeper.stored.clear()
+    with pytest.raises(SealBroken):
+        keeper.vault().open(PLACE, sealed)
+
+
+def test_the_data_key_is_stored_before_it_is_used(keeper: Keeper) -> None:
+    def fail(key: DataKey) -> None:
+        raise Unavailable("DependencyUnavailable", "store", "insert", "down")
+
+    vault = Vault(
+        keeper.kms, keeper.kms_key_id, environment="prod", purpose="values", add_data_key=fail,
+        find_data_key=keeper.stored.get,
+    )  # fmt: skip
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            vault.seal(PLACE, VALUE)
+
+
+def test_sealing_never_asks_kms_to_decrypt_and_reuses_its_data_key(keeper: Keeper) -> None:
+    vault = keeper.vault()
+    for _ in range(20):
+        vault.seal(PLACE, VALUE)
+    assert keeper.actions() == ["GenerateDataKey"]
+    keeper.vault().seal(PLACE, VALUE)
+    assert keeper.actions() == ["GenerateDataKey"]
+
+
+def test_the_instance_that_sealed_opens_without_kms_and_another_asks_once(keeper: Keeper) -> None:
+    vault, other = keeper.vault(), keeper.vault()
+    sealed, _ = vault.seal(PLACE, VALUE)
+    keeper.actions()
+    vault.open(PLACE, sealed)
+    assert keeper.actions() == []
+    other.open(PLACE, sealed)
+    other.open(PLACE, sealed)
+    assert keeper.actions() == ["Decrypt"]
+
+
+def test_plaintext_data_keys_are_forgotten_after_15_minutes(tencent_clock: TestClock, keeper: Keeper) -> None:
+    vault, other = keeper.vault(), keeper.vault()
+    sealed, _ = vault.seal(PLACE, VALUE)
+    other.open(PLACE, sealed)
+    tencent_clock.shift(PLAINTEXT_SECONDS_MAX - 1)
+    keeper.actions()
+    assert vault.open(PLACE, sealed) == other.open(PLACE, sealed) == VALUE
+    vault.seal(PLACE, VALUE)
+    assert keeper.actions() == []
+    tencent_clock.shift(1)
+    assert vault.open(PLACE, sealed) == other.open(PLACE, sealed) == VALUE
+    assert keeper.actions() == ["Decrypt", "Decrypt"]
+    vault.seal(PLACE, VALUE)
+    assert keeper.actions() == ["GenerateDataKey"]
+    assert len(keeper.stored) == 2
+
+
+def test_a_data_key_is_used_a_limited_number_of_times(keeper: Keeper) -> None:
+    assert USES_MAX <= 2**20
+    vault = keeper.vault()
+    _, first = vault.seal(PLACE, VALUE)
+    assert vault._current is not None
+    assert vault._current[3] == 1
+    vault._current = (*vault._current[:3], USES_MAX - 1)  # as after so many seals
+    assert vault.seal(PLACE, VALUE)[1] == first
+    keeper.actions()
+    assert vault.seal(PLACE, VALUE)[1] != first
+    assert keeper.actions() == ["GenerateDataKey"]
+
+
+def test_no_more_than_64_opened_data_keys_stay_in_memory(keeper: Keeper) -> None:
+    sealed = [keeper.vault().seal(PLACE, VALUE)[0] for _ in range(PLAINTEXT_KEYS_MAX + 1)]
+    vault = keeper.vault()
+    for one in sealed:
+        vault.open(PLACE, one)
+    keeper.actions()
+    vault.open(PLACE, sealed[-1])
+    assert keeper.actions() == []
+    vault.open(PLACE, sealed[0])
+    assert keeper.actions() == ["Decrypt"]
+
+
+def test_equal_values_look_different_and_show_nothing(keeper: Keeper) -> None:
+    vault = keeper.vault()
+    sealed = {vault.seal(PLACE, VALUE)[0] for _ in range(50)}
+    assert len(sealed) == 50
+    for one in sealed:
+        assert not any(VALUE[start : start + 6] in one for start in range(len(VALUE) - 5))
+    assert not any(VALUE.decode() in str(key) for key in keeper.stored.values())
+
+
+def test_an_outage_of_kms_is_unavailable_and_not_a_broken_seal(keeper: Keeper) -> None:
+    sealed, _ = keeper.vault().seal(PLACE, VALUE)
+    with keeper.cloud.outage("kms"):
+        with pytest.raises(Unavailable):
+            keeper.vault().open(PLACE, sealed)
+        with pytest.raises(Unavailable):
+            keeper.vault().seal(PLACE, VALUE)
+    assert keeper.vault().open(PLACE, sealed) == VALUE
+
+
+def test_a_disabled_kms_key_opens_and_seals_nothing(keeper: Keeper) -> None:
+    sealed, _ = keeper.vault().seal(PLACE, VALUE)
+    keeper.cloud.call("kms", "DisableKey", KeyId=keeper.kms_key_id)
+    with pytest.raises(Unavailable):
+        keeper.vault().open(PLACE, sealed)
+    with pytest.raises(Unavailable):
+        keeper.vault().seal(PLACE, VALUE)
+
+
+def test_values_sealed_before_a_rotation_of_the_kms_key_still_open(keeper: Keeper) -> None:
+    sealed, _ = keeper.vault().seal(PLACE, VALUE)
+    keeper.cloud.rotate_key(keeper.kms_key_id)
+    assert keeper.vault().open(PLACE, sealed) == VALUE
