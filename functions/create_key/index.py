@@ -2,18 +2,20 @@
 
 from typing import Any
 
-from consumer_keys import keys, web, wiring
+from consumer_keys import keys, wiring
 from consumer_keys.model import Caller, CreateKey
+from consumer_keys.operation import Call, Operation, resource, serve
+from consumer_keys.web import Reply
 
-OPERATION = web.Operation("create_key", "POST", "/v1/gateways/{gateway_id}/keys", status=201, body=CreateKey)
+OPERATION = Operation("create_key", "POST", "/v1/gateways/{gateway_id}/keys", status=201, body=CreateKey)
 
 
 def main_handler(event: Any, context: Any) -> Any:
     """Entry point of SCF."""
-    return web.serve(OPERATION, _run, event, context, wiring.services)
+    return serve(OPERATION, _run, event, context, wiring.services)
 
 
-def _run(app: wiring.Services, caller: Caller, call: web.Call) -> web.Reply:
+def _run(app: wiring.Services, caller: Caller, call: Call) -> Reply:
     key, value = keys.create(app, caller, call.params["gateway_id"], call.input)
     once = {} if value is None else {"value": value}
-    return web.resource(key, status=201, **once)
+    return resource(key, status=201, **once)

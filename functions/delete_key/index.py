@@ -2,19 +2,21 @@
 
 from typing import Any
 
-from consumer_keys import keys, web, wiring
+from consumer_keys import keys, wiring
 from consumer_keys.model import Caller, DeleteOptions
+from consumer_keys.operation import Call, Operation, serve
+from consumer_keys.web import Reply
 
-OPERATION = web.Operation(
+OPERATION = Operation(
     "delete_key", "DELETE", "/v1/gateways/{gateway_id}/keys/{key_id}", status=204, query=DeleteOptions
 )
 
 
 def main_handler(event: Any, context: Any) -> Any:
     """Entry point of SCF."""
-    return web.serve(OPERATION, _run, event, context, wiring.services)
+    return serve(OPERATION, _run, event, context, wiring.services)
 
 
-def _run(app: wiring.Services, caller: Caller, call: web.Call) -> web.Reply:
+def _run(app: wiring.Services, caller: Caller, call: Call) -> Reply:
     found = keys.delete(app, caller, call.params["gateway_id"], call.params["key_id"], dry_run=call.input.dry_run)
-    return web.Reply(204 if found is None else 200, found)
+    return Reply(204 if found is None else 200, found)

@@ -2,16 +2,18 @@
 
 from typing import Any
 
-from consumer_keys import consumers, web, wiring
+from consumer_keys import consumers, wiring
 from consumer_keys.model import Caller, ListConsumers
+from consumer_keys.operation import Call, Operation, serve
+from consumer_keys.web import Reply
 
-OPERATION = web.Operation("list_consumers", "GET", "/v1/gateways/{gateway_id}/consumers", query=ListConsumers)
+OPERATION = Operation("list_consumers", "GET", "/v1/gateways/{gateway_id}/consumers", query=ListConsumers)
 
 
 def main_handler(event: Any, context: Any) -> Any:
     """Entry point of SCF."""
-    return web.serve(OPERATION, _run, event, context, wiring.services)
+    return serve(OPERATION, _run, event, context, wiring.services)
 
 
-def _run(app: wiring.Services, _caller: Caller, call: web.Call) -> web.Reply:
-    return web.Reply(200, consumers.find(app, call.params["gateway_id"], call.input))
+def _run(app: wiring.Services, _caller: Caller, call: Call) -> Reply:
+    return Reply(200, consumers.find(app, call.params["gateway_id"], call.input))

@@ -2,16 +2,18 @@
 
 from typing import Any
 
-from consumer_keys import keys, web, wiring
+from consumer_keys import keys, wiring
 from consumer_keys.model import Caller, ListKeys
+from consumer_keys.operation import Call, Operation, serve
+from consumer_keys.web import Reply
 
-OPERATION = web.Operation("list_keys", "GET", "/v1/gateways/{gateway_id}/keys", query=ListKeys)
+OPERATION = Operation("list_keys", "GET", "/v1/gateways/{gateway_id}/keys", query=ListKeys)
 
 
 def main_handler(event: Any, context: Any) -> Any:
     """Entry point of SCF."""
-    return web.serve(OPERATION, _run, event, context, wiring.services)
+    return serve(OPERATION, _run, event, context, wiring.services)
 
 
-def _run(app: wiring.Services, _caller: Caller, call: web.Call) -> web.Reply:
-    return web.Reply(200, keys.find(app, call.params["gateway_id"], call.input))
+def _run(app: wiring.Services, _caller: Caller, call: Call) -> Reply:
+    return Reply(200, keys.find(app, call.params["gateway_id"], call.input))

@@ -2,17 +2,19 @@
 
 from typing import Any
 
-from consumer_keys import keys, web, wiring
+from consumer_keys import keys, wiring
 from consumer_keys.model import Caller, RevealKey
+from consumer_keys.operation import Call, Operation, serve
+from consumer_keys.web import Reply
 
-OPERATION = web.Operation("reveal_key", "POST", "/v1/gateways/{gateway_id}/keys/{key_id}/reveal", body=RevealKey)
+OPERATION = Operation("reveal_key", "POST", "/v1/gateways/{gateway_id}/keys/{key_id}/reveal", body=RevealKey)
 
 
 def main_handler(event: Any, context: Any) -> Any:
     """Entry point of SCF."""
-    return web.serve(OPERATION, _run, event, context, wiring.services)
+    return serve(OPERATION, _run, event, context, wiring.services)
 
 
-def _run(app: wiring.Services, caller: Caller, call: web.Call) -> web.Reply:
+def _run(app: wiring.Services, caller: Caller, call: Call) -> Reply:
     value = keys.reveal(app, caller, call.params["gateway_id"], call.params["key_id"], call.input)
-    return web.Reply(200, {"key_id": call.params["key_id"], "value": value})
+    return Reply(200, {"key_id": call.params["key_id"], "value": value})

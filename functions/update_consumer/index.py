@@ -2,20 +2,20 @@
 
 from typing import Any
 
-from consumer_keys import consumers, web, wiring
+from consumer_keys import consumers, wiring
 from consumer_keys.model import Caller, UpdateConsumer
+from consumer_keys.operation import Call, Operation, resource, serve
+from consumer_keys.web import Reply
 
-OPERATION = web.Operation(
+OPERATION = Operation(
     "update_consumer", "PATCH", "/v1/gateways/{gateway_id}/consumers/{consumer_id}", body=UpdateConsumer
 )
 
 
 def main_handler(event: Any, context: Any) -> Any:
     """Entry point of SCF."""
-    return web.serve(OPERATION, _run, event, context, wiring.services)
+    return serve(OPERATION, _run, event, context, wiring.services)
 
 
-def _run(app: wiring.Services, caller: Caller, call: web.Call) -> web.Reply:
-    return web.resource(
-        consumers.update(app, caller, call.params["gateway_id"], call.params["consumer_id"], call.input)
-    )
+def _run(app: wiring.Services, caller: Caller, call: Call) -> Reply:
+    return resource(consumers.update(app, caller, call.params["gateway_id"], call.params["consumer_id"], call.input))

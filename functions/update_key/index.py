@@ -2,16 +2,18 @@
 
 from typing import Any
 
-from consumer_keys import keys, web, wiring
+from consumer_keys import keys, wiring
 from consumer_keys.model import Caller, UpdateKey
+from consumer_keys.operation import Call, Operation, resource, serve
+from consumer_keys.web import Reply
 
-OPERATION = web.Operation("update_key", "PATCH", "/v1/gateways/{gateway_id}/keys/{key_id}", body=UpdateKey)
+OPERATION = Operation("update_key", "PATCH", "/v1/gateways/{gateway_id}/keys/{key_id}", body=UpdateKey)
 
 
 def main_handler(event: Any, context: Any) -> Any:
     """Entry point of SCF."""
-    return web.serve(OPERATION, _run, event, context, wiring.services)
+    return serve(OPERATION, _run, event, context, wiring.services)
 
 
-def _run(app: wiring.Services, caller: Caller, call: web.Call) -> web.Reply:
-    return web.resource(keys.update(app, caller, call.params["gateway_id"], call.params["key_id"], call.input))
+def _run(app: wiring.Services, caller: Caller, call: Call) -> Reply:
+    return resource(keys.update(app, caller, call.params["gateway_id"], call.params["key_id"], call.input))

@@ -12,10 +12,9 @@ import time
 from base64 import b64decode
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
-from urllib.parse import unquote
 
 from consumer_keys import log
-from consumer_keys.errors import CloudFailure, FieldError, FieldFault, Problem, Replayed, invalid
+from consumer_keys.errors import CloudFailure, Problem, invalid
 
 BODY_BYTES_MAX = 65_536
 DEPTH_MAX = 20
@@ -25,18 +24,6 @@ JSON_TYPE, PROBLEM_TYPE = "application/json", "application/problem+json"
 _HTTP_MARKS = frozenset(
     {"httpMethod", "headers", "path", "queryString", "requestContext", "queryStringParameters", "payload", "body"}
 )
-_PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
-
-
-class Operation(NamedTuple):
-    """What one function serves: who may call it is decided by `function`, never by the path."""
-
-    function: str
-    method: str
-    path: str
-    status: int = 200
-    body: Any = None
-    query: Any = None
 
 
 class Request(NamedTuple):
@@ -58,25 +45,12 @@ class Request(NamedTuple):
         return value if isinstance(value, str) else None
 
 
-class Call(NamedTuple):
-    """A request that was understood: ids from the path, and the validated input."""
-
-    request: Request
-    params: Mapping[str, str]
-    input: Any
-
-
 class Reply(NamedTuple):
     """An answer: a JSON-ready body (None: no body) and headers."""
 
     status: int
     body: Any
     headers: Mapping[str, str] = {}
-
-
-def resource(found: Any, *, status: int = 200, **more: Any) -> Reply:
-    """A resource with its ETag."""
-    return Reply(status, {**found.model_dump(mode="json"), **more}, {"ETag": f'"{found.revision}"'})
 
 
 def parse_event(event: Any, context: Any) -> Request:
@@ -181,20 +155,6 @@ def printable(name: str) -> str:
     return "".join(char if 32 <= ord(char) < 127 else "?" for char in name[:60])
 
 
-def path_params(operation: Operation, request: Request) -> dict[str, str]:
-    """The ids of a call. Raises RouteNotFound, MethodNotAllowed, or InvalidParameter for a missing direct field."""
-    names = _PLACEHOLDER.findall(operation.path)
-    if request.kind == "direct":
-        return {name: _direct_id(request, name) for name in names}
-    pattern = _PLACEHOLDER.sub(lambda match: f"(?P<{match[1]}>[^/]+)", operation.path)
-    match = re.fullmatch(pattern, request.path)
-    if match is None:
-        raise Problem("RouteNotFound")
-    if request.method not in allowed_methods(operation.method):
-        raise Problem("MethodNotAllowed", headers={"Allow": ", ".join(allowed_methods(operation.method))})
-    return {name: plain_id(unquote(text, errors="replace")) for name, text in match.groupdict().items()}
-
-
 def allowed_methods(method: str) -> tuple[str, ...]:
     """A route for GET serves HEAD too (RFC 9110 section 9.3.2)."""
     return ("GET", "HEAD") if method == "GET" else (method,)
@@ -203,54 +163,6 @@ def allowed_methods(method: str) -> tuple[str, ...]:
 def plain_id(text: str) -> str:
     """The text, or one that no id equals: what no id can look like is unknown, and never reaches a database."""
     return text if len(text) <= ID_CHARS_MAX and text.isascii() and text.isprintable() else "\ufffd"
-
-
-def _direct_id(request: Request, name: str) -> str:
-    value = request.fields.get(name)
-    if not isinstance(value, str):
-        raise invalid(name, "is required and must be a string")
-    return plain_id(value)
-
-
-def read_input(operation: Operation, request: Request, params: Mapping[str, str]) -> Any:
-    """The validated input of a call. Raises Problem naming every faulty field."""
-    if request.kind == "direct":
-        fields = {name: value for name, value in request.fields.items() if name not in params}
-        return validate(operation.body or operation.query, fields)
-    if operation.query is None and request.query:
-        raise invalid(printable(str(next(iter(request.query)))), "is not a parameter of this call")
-    if operation.query is not None:
-        return validate(operation.query, dict(request.query))
-    # An empty body is an empty object, so that the answer names the fields that are missing.
-    return validate(operation.body, parse_json(request.body) if request.body.strip() else {})
-
-
-def validate(model: Any, fields: Mapping[str, Any]) -> Any:
-    """An instance of a pydantic model, or InvalidParameter with one entry per fault; never repeats the input."""
-    from pydantic import ValidationError
-
-    if model is None:
-        if fields:
-            raise invalid(printable(str(next(iter(fields)))), "is not a field of this call")
-        return None
-    try:
-        return model.model_validate(fields)
-    except ValidationError as error:
-        faults = [_field_error(fault) for fault in error.errors(include_url=False, include_input=False)]
-    first = faults[0]
-    raise Problem("InvalidParameter", f"{first.field}: {first.message}", errors=faults)
-
-
-def _field_error(fault: Any) -> FieldError:
-    field = ".".join(printable(str(part)) for part in fault["loc"]) or "body"
-    cause = fault.get("ctx", {}).get("error")
-    if isinstance(cause, FieldFault):
-        return FieldError(cause.field, str(cause))
-    message = str(cause) if isinstance(cause, ValueError) else str(fault["msg"])
-    return FieldError(field, _MESSAGES.get(fault["type"], message))
-
-
-_MESSAGES = {"extra_forbidden": "is not a field of this call", "missing": "is required"}
 
 
 def revisions(request: Request) -> frozenset[int] | None:
@@ -276,25 +188,6 @@ def bearer_token(request: Request) -> str | None:
     """The token after `Bearer`, exactly as it came; None for anything else."""
     match = re.fullmatch(r"(?i:bearer) ([\x21-\x7e]{1,256})", request.header("authorization") or "")
     return match[1] if match else None
-
-
-def serve(operation: Operation, run: Callable[[Any, Any, Call], Reply], event: Any, context: Any, services: Any) -> Any:
-    """Runs one management operation: authenticate, authorise, parse, run, answer.
-
-    `services` builds the collaborators at the first call. Whatever goes wrong becomes one problem document.
-    """
-
-    def answer(request: Request) -> Reply:
-        params = path_params(operation, request)
-        app = services()
-        caller = app.authenticate(operation.function, request, params.get("gateway_id"))
-        call = Call(request, params, read_input(operation, request, params))
-        try:
-            return run(app, caller, call)
-        except Replayed as replay:
-            return Reply(operation.status, replay.body, {"Idempotency-Replayed": "true"})
-
-    return respond(operation.function, event, context, answer)
 
 
 def respond(function: str, event: Any, context: Any, answer: Callable[[Request], Reply]) -> Any:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer_keys import log, web
+from consumer_keys import log, operation, web
 from consumer_keys.config import ConfigError
 from consumer_keys.errors import CODES, Gone, Problem, Unavailable
 from consumer_keys.model import CreateKey, ListKeys, UpdateKey
@@ -23,10 +23,10 @@ URL_EVENT: dict[str, Any] = {
     "httpMethod": "post", "path": PATH, "headers": {"Content-Type": "application/json"},
     "queryString": {"a": "1"}, "body": "{}", "isBase64Encoded": False, "requestContext": {},
 }  # fmt: skip
-CREATE = web.Operation("create_key", "POST", "/v1/gateways/{gateway_id}/keys", body=CreateKey)
-UPDATE = web.Operation("update_key", "PATCH", "/v1/gateways/{gateway_id}/keys/{key_id}", body=UpdateKey)
-LIST = web.Operation("list_keys", "GET", "/v1/gateways/{gateway_id}/keys", query=ListKeys)
-STATUS = web.Operation("get_status", "GET", "/v1/status")
+CREATE = operation.Operation("create_key", "POST", "/v1/gateways/{gateway_id}/keys", body=CreateKey)
+UPDATE = operation.Operation("update_key", "PATCH", "/v1/gateways/{gateway_id}/keys/{key_id}", body=UpdateKey)
+LIST = operation.Operation("list_keys", "GET", "/v1/gateways/{gateway_id}/keys", query=ListKeys)
+STATUS = operation.Operation("get_status", "GET", "/v1/status")
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -236,7 +236,7 @@ def test_a_body_has_at_most_64_kib_of_bytes_not_characters() -> None:
 def test_an_escaped_lone_surrogate_is_refused_by_the_field_that_it_stands_in() -> None:
     fields = web.parse_json('{"name":"a\\ud800b","generation":"System"}')
     with pytest.raises(Problem) as caught:
-        web.validate(CreateKey, fields)
+        operation.validate(CreateKey, fields)
     assert [error.field for error in caught.value.errors] == ["name"]
     assert_clean(web.render(web._problem(caught.value, None, None), direct=False))
 
@@ -307,34 +307,34 @@ def test_an_operator_token_is_exactly_what_stands_behind_bearer(value: Any, toke
      "/v1/gateways/default/./keys", "/v1/gateways/default/keys/secret-1", "/release/v1/gateways/default/keys"],
 )  # fmt: skip
 def test_only_the_exact_path_is_served(path: str) -> None:
-    assert code_of(web.path_params, CREATE, request(path=path)) == "RouteNotFound"
+    assert code_of(operation.path_params, CREATE, request(path=path)) == "RouteNotFound"
 
 
 def test_another_method_is_refused_with_the_one_that_is_allowed() -> None:
     for method in ("GET", "HEAD", "PUT", "TRACE", "", "PO ST"):
         with pytest.raises(Problem) as caught:
-            web.path_params(CREATE, request(httpMethod=method))
+            operation.path_params(CREATE, request(httpMethod=method))
         assert (caught.value.code, caught.value.headers) == ("MethodNotAllowed", {"Allow": "POST"})
 
 
 def test_ids_are_decoded_once_and_never_span_segments() -> None:
     parsed = request(httpMethod="PATCH", path="/v1/gateways/de%66ault/keys/secret%2D1")
-    assert web.path_params(UPDATE, parsed) == {"gateway_id": "default", "key_id": "secret-1"}
+    assert operation.path_params(UPDATE, parsed) == {"gateway_id": "default", "key_id": "secret-1"}
     twice = request(httpMethod="PATCH", path="/v1/gateways/default/keys/%2561")
-    assert web.path_params(UPDATE, twice)["key_id"] == "%61"
+    assert operation.path_params(UPDATE, twice)["key_id"] == "%61"
 
 
 def test_a_direct_invocation_names_its_ids_as_fields() -> None:
     direct = web.parse_event({"gateway_id": "default", "key_id": "secret-1", "name": "new-name"}, None)
-    params = web.path_params(UPDATE, direct)
+    params = operation.path_params(UPDATE, direct)
     assert params == {"gateway_id": "default", "key_id": "secret-1"}
-    assert web.read_input(UPDATE, direct, params).name == "new-name"
+    assert operation.read_input(UPDATE, direct, params).name == "new-name"
 
 
 @pytest.mark.parametrize("value", [None, 5, ["default"], {"a": 1}, True])
 def test_a_direct_id_must_be_a_string(value: Any) -> None:
     with pytest.raises(Problem) as caught:
-        web.path_params(UPDATE, web.parse_event({"gateway_id": "default", "key_id": value}, None))
+        operation.path_params(UPDATE, web.parse_event({"gateway_id": "default", "key_id": value}, None))
     assert [error.field for error in caught.value.errors] == ["key_id"]
 
 
@@ -345,29 +345,29 @@ def test_every_faulty_field_is_named_at_once_and_no_input_is_repeated() -> None:
     canary = "canary-Jx8Rr1vQ0ZkT4mYb"
     body = {"name": "1" + canary, "generation": canary, "value": [canary], "status": canary, "extra": canary}
     with pytest.raises(Problem) as caught:
-        web.read_input(CREATE, request(body=json.dumps(body), queryString={}), {})
+        operation.read_input(CREATE, request(body=json.dumps(body), queryString={}), {})
     assert {error.field for error in caught.value.errors} == {"name", "generation", "value", "status", "extra"}
     assert canary not in json.dumps(caught.value.body(""))
     assert canary not in str(caught.value)
 
 
 def test_a_call_takes_no_parameter_that_it_does_not_have() -> None:
-    assert code_of(web.read_input, STATUS, request(body="", queryString={"x": "1"}), {}) == "InvalidParameter"
-    assert code_of(web.read_input, STATUS, request(body='{"x":1}', queryString={}), {}) == "InvalidParameter"
-    assert web.read_input(STATUS, request(body="", queryString={}), {}) is None
-    assert web.read_input(LIST, request(queryString={"limit": "5", "bound": "true"}), {}).limit == 5
+    assert code_of(operation.read_input, STATUS, request(body="", queryString={"x": "1"}), {}) == "InvalidParameter"
+    assert code_of(operation.read_input, STATUS, request(body='{"x":1}', queryString={}), {}) == "InvalidParameter"
+    assert operation.read_input(STATUS, request(body="", queryString={}), {}) is None
+    assert operation.read_input(LIST, request(queryString={"limit": "5", "bound": "true"}), {}).limit == 5
 
 
 @pytest.mark.parametrize(
     "query", [{"limit": "0"}, {"limit": "٣"}, {"limit": ["1", "2"]}, {"bound": "1"}, {"LIMIT": "1"}]
 )
 def test_a_query_is_as_strict_as_a_body(query: dict[str, Any]) -> None:
-    assert code_of(web.read_input, LIST, request(queryString=query), {}) == "InvalidParameter"
+    assert code_of(operation.read_input, LIST, request(queryString=query), {}) == "InvalidParameter"
 
 
 def test_an_empty_body_names_what_is_missing() -> None:
     with pytest.raises(Problem) as caught:
-        web.read_input(CREATE, request(body=" \n", queryString={}), {})
+        operation.read_input(CREATE, request(body=" \n", queryString={}), {})
     assert [error.field for error in caught.value.errors] == ["name", "generation"]
 
 
@@ -376,13 +376,13 @@ def test_an_empty_body_names_what_is_missing() -> None:
 
 @settings(max_examples=400)
 @given(events | http_events, contexts, st.sampled_from([CREATE, UPDATE, LIST, STATUS]))
-def test_whatever_comes_an_answer_leaves(event: Any, context: Any, operation: web.Operation) -> None:
+def test_whatever_comes_an_answer_leaves(event: Any, context: Any, route: operation.Operation) -> None:
     def answer(parsed: web.Request) -> web.Reply:
-        params = web.path_params(operation, parsed)
+        params = operation.path_params(route, parsed)
         web.revisions(parsed)
         web.idempotency_key(parsed)
         web.bearer_token(parsed)
-        read = web.read_input(operation, parsed, params)
+        read = operation.read_input(route, parsed, params)
         return web.Reply(200, {"params": sorted(params), "read": read is not None})
 
     reply = web.respond("test", event, context, answer)
