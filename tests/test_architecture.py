@@ -31,7 +31,8 @@ RINGS: dict[str, set[str]] = {
         "errors", "model", "keytext", "strength", "verdict", "signing", "snapshot", "access", "presented", "paging",
     },
     "edge": {
-        "store", "store.change", "store.database", "store.publication", "store.reads", "store.schema", "cloud", "vault",
+        "store", "store.change", "store.database", "store.publication", "store.reads", "store.schema", "vault",
+        "cloud", "cloud.service", "cloud.ssm", "cloud.kms", "cloud.scf", "cloud.cos",
         "web", "operation", "log", "config", "snapshot_cache", "snapshot_source", "snapshot_base",
     },
     "use case": {"keys", "consumers", "operators", "publish", "sync", "status", "validate"},
@@ -43,7 +44,8 @@ EXTERNAL: dict[str, set[str]] = {
     "model": {"pydantic"},
     "operation": {"pydantic"},
     "vault": {"cryptography"},
-    "cloud": {"tencentcloud", "qcloud_cos", "requests", "urllib3"},
+    "cloud.cos": {"qcloud_cos", "requests", "urllib3"},
+    **{f"cloud.{name}": {"tencentcloud", "requests"} for name in ("service", "ssm", "kms", "scf")},
     "snapshot_base": {"lmdb"},
     **{module: {"sqlalchemy"} for module in RINGS["edge"] if module.startswith("store")},
 }
@@ -145,9 +147,8 @@ def may_import(module: str, other: Import) -> bool:
     if target_ring == "pure" or ring == "root" or (other.typing_only and target_ring is not None and ring != "pure"):
         return True
     if ring == "edge":
-        return (module, target) in (("web", "log"), ("operation", "web")) or (
-            module.startswith("store.") and target.startswith("store.")
-        )
+        same_package = "." in module and module.partition(".")[0] == target.partition(".")[0]
+        return same_package or (module, target) in (("web", "log"), ("operation", "web"))
     return ring == "use case" and target_ring == "use case"
 
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from consumer_keys import config, log, web
-from consumer_keys.cloud import Scf
+from consumer_keys.cloud.scf import Scf
 from consumer_keys.errors import Problem, Unavailable
 
 FUNCTION = "front_door"

@@ -9,7 +9,9 @@ import time
 from functools import cached_property, lru_cache
 
 from consumer_keys import config, log, operators, snapshot_base, web
-from consumer_keys.cloud import Bucket, Kms, Ssm
+from consumer_keys.cloud.cos import Bucket
+from consumer_keys.cloud.kms import Kms
+from consumer_keys.cloud.ssm import Ssm
 from consumer_keys.errors import Problem
 from consumer_keys.keytext import derive_key
 from consumer_keys.model import Caller

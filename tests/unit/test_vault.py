@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from consumer_keys.cloud import Kms
+from consumer_keys.cloud.kms import Kms
 from consumer_keys.errors import Unavailable
 from consumer_keys.vault import PLAINTEXT_KEYS_MAX, PLAINTEXT_SECONDS_MAX, USES_MAX, DataKey, Place, SealBroken, Vault
 from tencent_emulator.cloud import Cloud
