@@ -1,0 +1,260 @@
+"""Who may call what: default deny, decided per function, and never by the path, the Host or the event's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any, NamedTuple
+
+import pytest
+
+from ckeys.deployment import Deployment
+from tests.conftest import Answer, Api
+from tests.functions.helpers import as_operator, nothing_changes, problem, sql
+
+READ = {"list_keys", "get_key", "list_consumers", "get_consumer", "get_status", "verify"}
+WRITE = {
+    "create_key", "update_key", "enable_key", "disable_key", "delete_key", "bind_consumer", "unbind_consumer",
+    "create_consumer", "update_consumer", "delete_consumer",
+}  # fmt: skip
+MAY = {
+    "verifier": {"verify"},
+    "viewer": READ,
+    "editor": READ | WRITE,
+    "revealer": {"reveal_key"},
+    "admin": READ | WRITE | {"reveal_key", "sync_credentials"},
+}
+# DESIGN gives /verify to "any role", and the revealer "reveal alone": both hold if the revealer may verify too.
+MAY["revealer"] |= {"verify"}
+FUNCTIONS = sorted(MAY["admin"])
+_number = count()
+
+
+class Call(NamedTuple):
+    """One call that succeeds for whoever may make it."""
+
+    function: str
+    method: str
+    path: str
+    body: Any = None
+
+    def by(self, api: Api, **more: Any) -> Answer:
+        return api(
+            "validate_key" if self.function == "verify" else self.function, self.method, self.path, self.body, **more
+        )
+
+
+def call(admin: Api, function: str) -> Call:
+    """The call, with new resources to work on."""
+    number = next(_number)
+    key = admin.create_key(f"key-{number}")
+    idle = admin.create_key(f"idle-{number}", status="Disable")
+    consumer = admin.create_consumer(f"app-{number}")
+    at, holder = f"/keys/{key['key_id']}", f"/consumers/{consumer['consumer_id']}"
+    calls = [
+        Call("create_key", "POST", "/keys", {"name": f"new-{number}", "generation": "System"}),
+        Call("list_keys", "GET", "/keys"), Call("get_key", "GET", at), Call("update_key",
+        "PATCH", at, {"description": "x"}),
+        Call("enable_key", "POST", f"/keys/{idle['key_id']}/enable"), Call("disable_key", "POST", f"{at}/disable"),
+        Call("delete_key", "DELETE", f"/keys/{idle['key_id']}"), Call("reveal_key", "POST", f"{at}/reveal", {}),
+        Call("bind_consumer", "PUT", f"{at}/consumer", {"consumer_id": consumer["consumer_id"]}),
+        Call("unbind_consumer", "DELETE", f"{at}/consumer"),
+        Call("create_consumer", "POST", "/consumers", {"name": f"new-{number}"}), Call("list_consumers", "GET",
+        "/consumers"),
+        Call("get_consumer", "GET", holder), Call("update_consumer", "PATCH", holder, {"description": "x"}),
+        Call("delete_consumer", "DELETE", holder), Call("get_status", "GET", "/v1/status"),
+        Call("verify", "POST", "/verify", {"key": key["value"]}), Call("sync_credentials", "POST", "/v1/sync"),
+    ]  # fmt: skip
+    return next(item for item in calls if item.function == function)
+
+
+def test_every_function_that_needs_an_operator_is_covered_here(deployment: Deployment) -> None:
+    functions = {item.name for item in deployment.template.functions}
+    assert functions - {"front_door", "validate_key"} | {"verify"} == set(FUNCTIONS)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_without_a_valid_credential_nothing_is_told_and_nothing_changes(api: Api, function: str) -> None:
+    given = call(api, function)
+    key = api.bound_key("presented")
+    secret = api.token
+    with nothing_changes(api.deployment):
+        for headers in (
+            {}, {"authorization": ""}, {"authorization": "Bearer"}, {"authorization": "Bearer "},
+            {"authorization": "Bearer wrong"}, {"authorization": f"Bearer  {secret}"},
+            {"authorization": f"Bearer {secret} "},
+            {"authorization": f"Bearer {secret}x"}, {"authorization": f"Bearer {secret[:-1]}"},
+            {"authorization": f"Bearer {secret.swapcase()}"}, {"authorization": f"Basic {secret}"},
+            {"authorization": secret},
+            {"authorization": f"Bearer {secret}, Bearer {secret}"}, {"authorization": [f"Bearer {secret}"] * 2},
+            {"authorization": None}, {"authorization": 5}, {"authorization": "Bearer é"},
+            {"authorization": "Bearer \ud800"},
+            {"authorization": f"Bearer {'x' * 100_000}"}, {"x-api-key": secret},
+            {"x-authorization": f"Bearer {secret}"},
+            {"authorization": f"Bearer {api.deployment.operator[0]}"}, {"authorization": f"Bearer {key['value']}"},
+            {"authorization": f"TC3-HMAC-SHA256 Credential={api.deployment.operator[0]}/x, Signature=0"},
+        ):  # fmt: skip
+            answer = given.by(api, token=None, headers=headers)
+            problem(answer, 401, "Unauthenticated")
+            assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+            assert secret not in str(answer)
+
+
+@pytest.mark.parametrize("role", sorted(MAY))
+def test_a_role_may_call_its_functions_and_no_other(api: Api, role: str) -> None:
+    operator = as_operator(api, role)
+    for function in FUNCTIONS:
+        given = call(api, function)
+        if function in MAY[role]:
+            assert given.by(operator).status in (200, 201, 204), function
+        else:
+            with nothing_changes(api.deployment):
+                problem(given.by(operator), 403, "Forbidden")
+
+
+@pytest.mark.parametrize("role", ["admin", "editor", "viewer"])
+def test_an_operator_of_another_gateway_sees_this_one_as_not_there(
+    make_deployment: Callable[..., Deployment], role: str
+) -> None:
+    deployment = make_deployment(GATEWAYS="default=One,other=Two")
+    api = Api(deployment, deployment.operator[1])
+    stranger = as_operator(api, role, ("other",))
+    for function in sorted(MAY[role] - {"get_status", "sync_credentials"}):
+        given = call(api, function)
+        with nothing_changes(deployment):
+            refused = given.by(stranger)
+        problem(refused, 404, "GatewayNotFound")
+        path = given.path if given.path.startswith("/v1/") else f"/v1/gateways/undeclared{given.path}"
+        undeclared = given._replace(path=path).by(stranger)
+        del refused.body["request_id"], undeclared.body["request_id"]
+        assert refused == undeclared
+    assert stranger("list_keys", "GET", "/v1/gateways/other/keys").status == 200
+    shown = stranger("get_status", "GET", "/v1/status").body
+    assert [gateway["gateway_id"] for gateway in shown["gateways"]] == ["other"]
+
+
+def test_an_operator_may_be_restricted_to_several_gateways(make_deployment: Callable[..., Deployment]) -> None:
+    deployment = make_deployment(GATEWAYS="a,b,c")
+    operator = as_operator(Api(deployment, deployment.operator[1]), "viewer", ("a", "c"))
+    statuses = [operator("list_keys", "GET", f"/v1/gateways/{name}/keys").status for name in ("a", "b", "c")]
+    assert statuses == [200, 404, 200]
+
+
+def test_a_disabled_operator_may_nothing_at_once_and_verify_nothing_after_the_next_tick(api: Api) -> None:
+    secret_id, secret = api.deployment.add_operator("leaver", "admin")
+    leaver = Api(api.deployment, secret)
+    assert leaver("list_keys", "GET", "/keys").status == 200
+    sql(api.deployment, "UPDATE operators SET status = 'Disable' WHERE secret_id = :id", id=secret_id)
+    for function in sorted(set(FUNCTIONS) - {"verify"}):
+        given = call(api, function)
+        with nothing_changes(api.deployment):
+            problem(given.by(leaver), 401, "Unauthenticated")
+    api.tick()
+    problem(leaver("validate_key", "POST", "/verify", {"key": "kT7vQ2xM"}), 401, "Unauthenticated")
+
+
+def test_a_consumer_key_is_no_operator_and_an_operators_secret_is_no_consumer_key(api: Api) -> None:
+    key = api.bound_key()
+    secrets = [api.token, *(api.deployment.add_operator(role, role)[1] for role in MAY)]
+    for secret in secrets:
+        assert api.validate(secret).status == 401
+        assert api.verify(secret)["code"] == "UnknownKey"
+    bearer = Api(api.deployment, key["value"])
+    for function in FUNCTIONS:
+        problem(call(api, function).by(bearer), 401, "Unauthenticated")
+
+
+# Direct invocation
+
+
+def test_a_direct_invocation_is_trusted_and_answers_with_the_same_body(api: Api) -> None:
+    invoke = api.deployment.call
+    key = invoke("create_key", {"gateway_id": "default", "name": "direct", "generation": "System"})
+    consumer = invoke("create_consumer", {"gateway_id": "default", "name": "app"})
+    ids = {"gateway_id": "default", "key_id": key["key_id"]}
+    invoke("bind_consumer", {**ids, "consumer_id": consumer["consumer_id"]})
+    assert invoke("get_key", ids) == api("get_key", "GET", f"/keys/{key['key_id']}").body
+    verdict = invoke("validate_key", {"gateway_id": "default", "key": key["value"]})
+    assert (verdict["valid"], verdict["key_id"]) == (True, key["key_id"])
+    assert verdict.keys() == api.verify(key["value"]).keys()
+    assert invoke("list_keys", {"gateway_id": "default", "status": "Enable", "limit": 1})["total_count"] == 1
+    assert invoke("get_status", {})["revision"] > 0
+    refused = invoke("get_key", {**ids, "key_id": "secret-00000000000000"})
+    assert (refused["status"], refused["code"]) == (404, "KeyNotFound")
+    refused = invoke("create_key", {"gateway_id": "default", "name": "x", "generation": "System", "extra": 1})
+    assert {error["field"] for error in refused["errors"]} == {"name", "extra"}
+    assert invoke("get_key", {"key_id": key["key_id"]})["errors"][0]["field"] == "gateway_id"
+
+
+def hostile_events() -> Iterator[dict[str, Any]]:
+    fields = {"gateway_id": "default", "name": "hostile", "generation": "System"}
+    http = {"httpMethod": "POST", "path": "/v1/gateways/default/keys", "headers": {}, "queryString": {}, "body": ""}
+    yield {**http, **fields}
+    yield {**http, "Type": "Timer", "TriggerName": "every-minute", **fields}
+    for mark, value in http.items():
+        for given in (value, None):
+            yield {mark: given, **fields}
+            yield {mark: given, "Type": "Timer", "TriggerName": "every-minute", **fields}
+    for mark in ("requestContext", "queryStringParameters"):
+        yield {mark: {}, **fields}
+    yield {**http, "body": '{"name": "hostile", "generation": "System"}', "requestContext": {"identity": "admin"}}
+    yield {**http, "pathParameters": {"gateway_id": "default"}, **fields}
+    yield {**http, "headers": [["authorization", "Bearer x"]], **fields}
+    yield {**http, "headers": None, "queryString": fields}
+    yield {**http, "isBase64Encoded": True, "body": "eyJuYW1lIjoiaG9zdGlsZSJ9"}
+    yield {**http, "path": None, **fields}
+    yield {**http, "httpMethod": ["POST"], **fields}
+
+
+@pytest.mark.parametrize("function", ["create_key", "sync_credentials", "reveal_key", "get_status", "validate_key"])
+def test_an_event_with_any_mark_of_http_never_passes_as_direct_or_as_a_timer(api: Api, function: str) -> None:
+    with nothing_changes(api.deployment):
+        for event in hostile_events():
+            answer = api.deployment.call(function, event)
+            assert answer["statusCode"] in (400, 401, 404, 405), (event, answer)
+
+
+@pytest.mark.parametrize("event", [None, [], "text", 5, True])
+def test_what_is_no_event_is_refused(api: Api, event: Any) -> None:
+    with nothing_changes(api.deployment):
+        for function in ("create_key", "sync_credentials", "validate_key", "front_door"):
+            assert api.deployment.call(function, event)["statusCode"] == 400
+
+
+# Paths and headers
+
+
+def test_host_forwarding_and_connection_headers_change_no_decision(api: Api) -> None:
+    key = api.bound_key()
+    viewer = as_operator(api, "viewer")
+    for headers in (
+        {"host": "x/v1/gateways/default/validate?"}, {"host": "x#"}, {"x-forwarded-for": "127.0.0.1"},
+        {"x-forwarded-host": "admin"}, {"x-forwarded-uri": "/v1/status"}, {"x-original-url": "/v1/status"},
+        {"x-http-method-override": "GET"}, {"connection": "authorization"}, {"forwarded": "for=127.0.0.1"},
+        {"x-consumer-id": "consumer-00000000000000", "x-key-id": "x", "x-scf-remote-addr": "127.0.0.1"},
+    ):  # fmt: skip
+        create = {"name": "denied", "generation": "System"}
+        assert viewer("create_key", "POST", "/keys", create, headers=headers).status == 403
+        assert viewer("list_keys", "GET", "/keys", headers=headers).status == 200
+        assert viewer("list_keys", "GET", "/keys", headers=headers, token=None).status == 401
+        answer = api.validate(key["value"], **headers)
+        assert (answer.status, answer.headers["X-Key-Id"]) == (200, key["key_id"])
+        assert api.validate("kT7vQ2xM", **headers).status == 401
+
+
+@pytest.mark.parametrize("function", sorted(set(FUNCTIONS) - {"verify", "sync_credentials"}))
+def test_another_path_or_method_never_reaches_the_function(api: Api, function: str) -> None:
+    given = call(api, function)
+    path = given.path if given.path.startswith("/v1/") else f"/v1/gateways/default{given.path}"
+    with nothing_changes(api.deployment):
+        for other in (
+            f"{path}/", f"/v1/..{path}", f"{path};x", f"{path}%2f", path.replace("/v1/", "/v1//"),
+            f"{path}/..", path.upper(),
+            f"{path}?x", "/v1/gateways/default/validate",
+        ):  # fmt: skip
+            answer = given._replace(path="/v1/" if not other.startswith("/v1/") else other).by(api)
+            assert answer.status in (404, 405), other
+        allowed = ["GET", "HEAD"] if given.method == "GET" else [given.method]
+        for method in sorted({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"} - set(allowed)):
+            answer = given._replace(method=method).by(api)
+            assert (answer.status, answer.headers.get("Allow")) == (405, ", ".join(allowed))
