@@ -89,6 +89,18 @@ def migrate() -> None:
     click.echo(f"schema {after}" if before == after else f"schema {before or 'none'} -> {after}")
 
 
+@cli.command()
+@click.option("--may-shrink", is_flag=True, help="Publish although the snapshot loses more than 30 % of its values.")
+def publish(may_shrink: bool) -> None:
+    """Publish the snapshot now; the environment holds the functions' settings and a cloud credential."""
+    from consumer_keys import wiring
+    from consumer_keys.publish import PublicationRefused
+
+    with _one_sentence(PublicationRefused):
+        outcome = wiring.services().publisher.publish(heartbeat=True, may_shrink=may_shrink)
+    click.echo(json.dumps(outcome and outcome._asdict()))
+
+
 @cli.group()
 def operators() -> None:
     """Who manages keys."""

@@ -26,13 +26,13 @@ from consumer_keys.snapshot import (
 
 if TYPE_CHECKING:
     from consumer_keys.store.database import Database
-    from consumer_keys.store.publication import Published
 
 LEASE, LEASE_MS, LEASE_MARGIN_MS = "publish", 60_000, 10_000
 OVERLAY_ENTRIES_MAX = 5_000
 OVERLAY_SHARE_MAX, OVERLAY_SHARE_FROM = 0.05, 100
 SHRINK_SHARE_MAX, SHRINK_KEYS = 0.30, 10
 KEEP_MS, KEEP_VERSIONS = 86_400_000, 20
+WAIT_STEPS, WAIT_STEP_SECONDS = 100, 0.02
 _ROUNDS = 3
 
 
@@ -62,6 +62,10 @@ class PublicationRefused(Exception):  # noqa: N818 - a guard that held
     safe_to_log = True
 
 
+class SnapshotShrinks(PublicationRefused):
+    """So many values fewer than last time are more likely a mishap; an operator may override it."""
+
+
 class Outcome(NamedTuple):
     """What a publication made."""
 
@@ -74,11 +78,27 @@ class Publisher:
 
     def __init__(
         self, store: Database, bucket: Bucket, build_base: BuildBase, *, prefix: str, environment: str,
-        manifest_key: bytes, root_version: str, now_ms: Callable[[], int],
+        manifest_key: bytes, root_version: str, now_ms: Callable[[], int], sleep: Callable[[float], None],
     ) -> None:  # fmt: skip
         self._store, self._bucket, self._build_base = store, bucket, build_base
         self._prefix, self._environment = prefix, environment
-        self._manifest_key, self._root_version, self._now_ms = manifest_key, root_version, now_ms
+        self._manifest_key, self._root_version, self._now_ms, self._sleep = manifest_key, root_version, now_ms, sleep
+
+    def publish_change(self, revision: int) -> Outcome | None:
+        """Publishes after a change with this revision, or waits for the publisher that is at it already.
+
+        None when that one does not come to the change within two seconds; the next tick will.
+        """
+        for _ in range(WAIT_STEPS):
+            outcome = self.publish()
+            if outcome is not None:
+                return outcome
+            with self._store.snapshot() as db:
+                state = db.published()
+            if state.published_revision >= revision:
+                return Outcome(state.published_version, state.published_revision)
+            self._sleep(WAIT_STEP_SECONDS)
+        return None
 
     def publish(self, *, heartbeat: bool = False, may_shrink: bool = False) -> Outcome | None:
         """Brings the snapshot up to the database; None when another publisher is at it.
@@ -106,7 +126,12 @@ class Publisher:
         for round_number in range(_ROUNDS):
             if state.revision <= outcome.revision and not (heartbeat and round_number == 0):
                 break
-            outcome = self._once(token, started_ms, heartbeat, may_shrink)
+            try:
+                outcome = self._once(token, started_ms, heartbeat, may_shrink)
+            except SnapshotShrinks:
+                if heartbeat:
+                    self._renew(token, started_ms)
+                raise
             with self._store.snapshot() as db:
                 state = db.published()
         return outcome
@@ -130,8 +155,9 @@ class Publisher:
                 counted = fresh or heartbeat or _shrinks(state.published_count, state.published_count - removed)
                 count = db.value_count() if counted else state.entry_count
                 if not may_shrink and _shrinks(state.published_count, count):
-                    lost = state.published_count - count
-                    raise PublicationRefused(f"the snapshot would lose {lost} of {state.published_count} values")
+                    raise SnapshotShrinks(
+                        f"the snapshot would lose {state.published_count - count} of {state.published_count} values"
+                    )
             if fresh:
                 with open(path, "rb") as file:
                     self._upload(base, file.read(), "application/octet-stream")
@@ -140,7 +166,7 @@ class Publisher:
             "overlay", ".json", hashlib.sha256(data).hexdigest(), len(data), len(overlay.keys) + len(overlay.consumers)
         )
         self._upload(named, data, "application/json")
-        version = self._write_pointer(token, started_ms, state, base, named)
+        version = self._write_pointer(token, started_ms, state.published_version, state.revision, base, named)
         with self._store.housekeeping() as housekeeping:
             housekeeping.record_publication(version, state.revision, count, base, base_revision, named, self._now_ms())
         return Outcome(version, state.revision)
@@ -152,11 +178,34 @@ class Publisher:
         if self._bucket.get(key) != data:
             raise PublicationRefused(f"{named.name} reads back differently from what was written")
 
-    def _write_pointer(self, token: int, started_ms: int, state: Published, base: Part, overlay: Part) -> int:
-        now_ms = self._now_ms()
+    def _renew(self, token: int, started_ms: int) -> None:
+        """Keeps the last snapshot in force while a guard holds: the mishap must not end validation an hour later."""
+        with self._store.snapshot() as db:
+            state = db.published()
+        last = self._manifest_in_bucket()
+        if last is None:
+            return
+        version = self._write_pointer(
+            token, started_ms, state.published_version, last.revision, last.base, last.overlay
+        )
+        with self._store.housekeeping() as housekeeping:
+            housekeeping.record_publication(
+                version,
+                last.revision,
+                state.published_count,
+                last.base,
+                state.base_revision,
+                last.overlay,
+                self._now_ms(),
+            )
+
+    def _write_pointer(
+        self, token: int, started_ms: int, published_version: int, revision: int, base: Part, overlay: Part
+    ) -> int:
+        last, now_ms = self._manifest_in_bucket(), self._now_ms()
         # Above the bucket's version too: a restored database must not hand out old numbers.
-        version = max(state.published_version, self._version_in_bucket(now_ms)) + 1
-        manifest = Manifest(self._environment, version, state.revision, now_ms, self._root_version, base, overlay)
+        version = max(published_version, last.version if last else 0) + 1
+        manifest = Manifest(self._environment, version, revision, now_ms, self._root_version, base, overlay)
         with self._store.housekeeping() as db:
             held = db.holds_lease(LEASE, token, now_ms)
         if not held or now_ms > started_ms + LEASE_MS - LEASE_MARGIN_MS:
@@ -164,16 +213,16 @@ class Publisher:
         self._bucket.put(self._prefix + POINTER, seal_manifest(manifest, self._manifest_key), "application/json")
         return version
 
-    def _version_in_bucket(self, now_ms: int) -> int:
+    def _manifest_in_bucket(self) -> Manifest | None:
         data = self._bucket.get(self._prefix + POINTER)
         if data is None:
-            return 0
+            return None
         try:
             return open_manifest(
-                data, self._manifest_key, environment=self._environment, version_min=0, now_ms=now_ms
-            ).version
+                data, self._manifest_key, environment=self._environment, version_min=0, now_ms=self._now_ms()
+            )
         except SnapshotError:
-            return 0  # not ours, or damaged: it is about to be replaced, and readers refuse it anyway
+            return None  # not ours, or damaged: it is about to be replaced, and readers refuse it anyway
 
     def clean_up(self) -> int:
         """Deletes objects that no publication of the last day and no recent version names; returns how many."""
@@ -196,10 +245,10 @@ class Publisher:
         return len(unused)
 
 
-def quietly(publisher: Publisher, report: Callable[[BaseException], None]) -> None:
+def quietly(publisher: Publisher, revision: int, report: Callable[[BaseException], None]) -> None:
     """Publishes after a commit, best effort: the change is durable and the next tick repairs what fails here."""
     try:
-        publisher.publish()
+        publisher.publish_change(revision)
     except Exception as error:  # noqa: BLE001 - a full disk too must not turn a committed change into an error
         report(error)
 

@@ -69,13 +69,13 @@ class Services:
         return Publisher(
             self.store, self.bucket, snapshot_base.build, prefix=self.settings.snapshot_prefix,
             environment=self.settings.environment, manifest_key=self.root.manifest_key,
-            root_version=self.settings.root_secret_version, now_ms=self.now_ms,
+            root_version=self.settings.root_secret_version, now_ms=self.now_ms, sleep=time.sleep,
         )  # fmt: skip
 
     def publish_after(self, change: Change) -> None:
         """After a commit that changed something: publish, best effort."""
         if change.changed:
-            quietly(self.publisher, lambda error: log.emit_exception("publish_failed", error))
+            quietly(self.publisher, change.revision, lambda error: log.emit_exception("publish_failed", error))
 
     def close(self) -> None:
         """Closes every connection."""

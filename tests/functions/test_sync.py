@@ -540,7 +540,7 @@ def test_a_snapshot_that_would_lose_many_keys_is_refused_and_reported_and_the_la
     api: Api, clock: TestClock, by: str
 ) -> None:
     keys = many_keys(api, 30)
-    before = objects(api.deployment)[POINTER]
+    before = pointer(api.deployment)
     for key in keys[:20]:
         sql(api.deployment, "DELETE FROM key_values WHERE key_id = :id", id=key["key_id"])
         sql(api.deployment, "DELETE FROM consumer_keys WHERE key_id = :id", id=key["key_id"])
@@ -551,8 +551,27 @@ def test_a_snapshot_that_would_lose_many_keys_is_refused_and_reported_and_the_la
         assert report["published"] is None
         assert "20 of 30" in report["publish_error"]
         assert status(api)["last_sync"]["publish_error"] == report["publish_error"]
-    assert objects(api.deployment)[POINTER] == before
+    after = pointer(api.deployment)
+    assert all(after[name] == before[name] for name in ("base", "overlay", "revision"))
     assert all(valid(api, *(key["value"] for key in keys)))
+
+
+def test_while_the_shrink_guard_holds_ticks_keep_the_last_snapshot_in_force(api: Api, clock: TestClock) -> None:
+    keys = many_keys(api, 30)
+    sql(api.deployment, "DELETE FROM key_values")
+    for _ in range(3):
+        clock.shift(1800)
+        assert "30 of 30" in api.tick()["publish_error"]
+        assert all(valid(api, *(key["value"] for key in keys)))
+
+
+def test_an_operator_can_override_the_shrink_guard(api: Api, clock: TestClock) -> None:
+    keys = many_keys(api, 30)
+    sql(api.deployment, "DELETE FROM key_values")
+    assert tick(api, clock)["published"] is None
+    assert api.deployment.services.publisher.publish(heartbeat=True, may_shrink=True) is not None
+    assert not any(valid(api, *(key["value"] for key in keys)))
+    assert tick(api, clock)["publish_error"] is None
 
 
 def test_a_few_lost_keys_are_published(api: Api, clock: TestClock) -> None:

@@ -37,7 +37,7 @@ class Bucket:
             session = requests.Session()
             session.trust_env = False
             self.close()
-            self._built = (current, CosS3Client(config, 1, session), session)
+            self._built = (current, CosS3Client(config, 0, session), session)
         return self._built[1]
 
     def close(self) -> None:
