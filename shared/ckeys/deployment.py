@@ -134,6 +134,7 @@ class Deployment:
         self._saved = dict(os.environ)
         os.environ.pop("TENCENTCLOUD_RUNENV", None)
         os.environ.update(self.environment)
+        validate_wiring.close()  # it reads its settings once per process, as an instance of the platform does
 
     def _first_operator(self) -> None:
         app = self.services

@@ -9,15 +9,21 @@ import hashlib
 import hmac
 from binascii import crc32
 from collections.abc import Callable
+from typing import Any
 
 BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 # token68 of RFC 9110 section 11.2: what may stand after "Bearer ". It has no comma and no space, so that
 # two header lines joined by a proxy can never form one value.
 TOKEN68 = frozenset(BASE62.encode() + b"-._~+/=")
 _TOKEN68_BYTES = bytes(sorted(TOKEN68))
+# Byte -> base62 digit; 255 for what is none.
+_DIGITS = bytes(BASE62.encode().find(byte) % 256 for byte in range(256))
 VALUE_BYTES_MIN, VALUE_BYTES_MAX = 8, 256
 BODY_CHARS, CHECKSUM_CHARS = 32, 6
 MASK = "****"
+_SHA256_BLOCK = 64
+_INNER_PAD, _OUTER_PAD = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))
+_GATEWAYS_REMEMBERED_MAX = 64
 
 RandomBytes = Callable[[int], bytes]
 
@@ -56,8 +62,12 @@ def is_well_formed(value: bytes, prefix: bytes) -> bool:
 def _has_checksum(value: bytes, prefix_length: int) -> bool:
     if len(value) != prefix_length + BODY_CHARS + CHECKSUM_CHARS:
         return False
-    text = value.decode("ascii")
-    return checksum(text[:-CHECKSUM_CHARS]) == text[-CHECKSUM_CHARS:]
+    number, digits = 0, value[-CHECKSUM_CHARS:].translate(_DIGITS)
+    if max(digits) >= 62:
+        return False
+    for digit in digits:
+        number = number * 62 + digit
+    return number == crc32(value[:-CHECKSUM_CHARS])
 
 
 def foreign_fault(value: str, prefix: str) -> str | None:
@@ -81,6 +91,36 @@ def lookup_digest(lookup_key: bytes, gateway_id: str, value: bytes) -> bytes:
     """32 bytes: HMAC-SHA256 of the gateway id, preceded by its length, and the value. One gateway, one digest."""
     gateway = gateway_id.encode()
     return hmac.digest(lookup_key, len(gateway).to_bytes(2, "big") + gateway + value, "sha256")
+
+
+class LookupDigester:
+    """`lookup_digest` with one key, three times as fast: HMAC's padded key blocks (RFC 2104) are hashed only once.
+
+    The inner state goes on with the gateway, of which a few are remembered.
+    """
+
+    def __init__(self, lookup_key: bytes) -> None:
+        block = lookup_key.ljust(_SHA256_BLOCK, b"\0")
+        self._inner = hashlib.sha256(block.translate(_INNER_PAD))
+        self._outer = hashlib.sha256(block.translate(_OUTER_PAD))
+        self._gateways: dict[str, Any] = {}
+
+    def __call__(self, gateway_id: str, value: bytes) -> bytes:
+        """32 bytes, equal to `lookup_digest(lookup_key, gateway_id, value)`."""
+        inner = (self._gateways.get(gateway_id) or self._begin(gateway_id)).copy()
+        inner.update(value)
+        outer = self._outer.copy()
+        outer.update(inner.digest())
+        digest: bytes = outer.digest()
+        return digest
+
+    def _begin(self, gateway_id: str) -> Any:
+        gateway = gateway_id.encode()
+        begun = self._inner.copy()
+        begun.update(len(gateway).to_bytes(2, "big") + gateway)
+        if len(self._gateways) < _GATEWAYS_REMEMBERED_MAX:
+            self._gateways[gateway_id] = begun
+        return begun
 
 
 def derive_key(root_secret: bytes, purpose: str) -> bytes:

@@ -20,6 +20,8 @@ MANIFEST_BYTES_MAX = 16_384
 CREATED_AHEAD_MS_MAX = 300_000
 _KEY = struct.Struct("!B7s7sI")  # flags, key id, consumer id (zeros: unbound), end in Unix seconds (0: none)
 _ENABLED = 1
+# Where a packed key record holds what a judgement needs, so that it can look without unpacking the rest.
+CONSUMER_SLICE, ENDS_AT_SLICE, NO_END = slice(8, 15), slice(15, 19), bytes(4)
 _UNBOUND = bytes(ID_BYTES)
 _MAC_START, _MAC_END = len('{"mac":"'), len('{"mac":"') + 64
 _BODY_START = _MAC_END + len('","manifest":')
@@ -95,6 +97,32 @@ def pack_key(record: KeyRecord) -> bytes:
     consumer = id_bytes(record.consumer_id) if record.consumer_id else _UNBOUND
     flags = _ENABLED if record.enabled else 0
     return _KEY.pack(flags, id_bytes(record.key_id), consumer, record.ends_at) + record.name.encode()
+
+
+def is_enabled(data: bytes) -> bool:
+    """The status of a packed record, of a key or a consumer."""
+    return data[0] == _ENABLED
+
+
+def key_id_of(data: bytes) -> str:
+    """The id in a packed key record."""
+    return "secret-" + data[1:8].hex()
+
+
+def key_name_of(data: bytes) -> str:
+    """The name in a packed key record."""
+    return data[_KEY.size :].decode()
+
+
+def consumer_id_of(data: bytes) -> str | None:
+    """The consumer's id in a packed key record; None when the key is unbound."""
+    consumer = data[CONSUMER_SLICE]
+    return None if consumer == _UNBOUND else "consumer-" + consumer.hex()
+
+
+def consumer_name_of(data: bytes) -> str:
+    """The name in a packed consumer record."""
+    return data[1:].decode()
 
 
 def unpack_key(data: bytes) -> KeyRecord:

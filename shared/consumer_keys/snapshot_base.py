@@ -7,19 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import lmdb
 
-from consumer_keys.snapshot import (
-    ConsumerRecord,
-    KeyRecord,
-    SnapshotError,
-    pack_consumer,
-    pack_key,
-    unpack_consumer,
-    unpack_key,
-)
+from consumer_keys.snapshot import ConsumerRecord, KeyRecord, SnapshotError, pack_consumer, pack_key
 
 _MAP_BYTES_MAX = 4 << 30
 _CHUNK = 1 << 20
@@ -71,16 +63,8 @@ class Base:
             raise SnapshotError("the base file cannot be opened") from None
         # Nobody writes the file, so one read transaction serves for its whole life, in every thread.
         self._read = self._environment.begin(buffers=False)
-
-    def key(self, digest: bytes) -> KeyRecord | None:
-        """The record of a digest."""
-        data = self._read.get(digest)
-        return None if data is None else unpack_key(data)
-
-    def consumer(self, ident: bytes) -> ConsumerRecord | None:
-        """The record of a consumer."""
-        data = self._read.get(ident)
-        return None if data is None else unpack_consumer(data)
+        # The packed record of a digest or a consumer's id, or None.
+        self.find: Callable[[bytes], bytes | None] = self._read.get
 
     def entry_count(self) -> int:
         """Digests and consumers in the file."""

@@ -10,13 +10,11 @@ import hmac
 import os
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from consumer_keys.errors import CloudFailure, Problem
 from consumer_keys.snapshot import (
     POINTER,
-    ConsumerRecord,
-    KeyRecord,
     Manifest,
     OperatorRecord,
     Overlay,
@@ -24,6 +22,8 @@ from consumer_keys.snapshot import (
     SnapshotError,
     decode_overlay,
     open_manifest,
+    pack_consumer,
+    pack_key,
 )
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ OVERLAY_BYTES_MAX, BASE_BYTES_MAX = 64 << 20, 400 << 20
 # again within the second is not told an old answer.
 RECHECKS_BURST, RECHECKS_PER_SECOND = 10.0, 1.0
 RETRY_SECONDS = 1.0
+CONSUMERS_REMEMBERED_MAX = 65_536
+_UNSEEN: Any = object()
 
 
 class Source(Protocol):
@@ -52,24 +54,30 @@ class Source(Protocol):
         """A large object into a file."""
 
 
-class Snapshot(NamedTuple):
-    """One consistent state: overlay first, then base."""
+class Snapshot:
+    """One consistent state: overlay first, then base. Records stay bytes until somebody reads them."""
 
-    manifest: Manifest
-    overlay: Overlay
-    base: Base
+    __slots__ = ("_base", "_changed", "_consumers", "base", "manifest", "overlay")
 
-    def key(self, digest: bytes) -> KeyRecord | None:
-        """The record of a lookup digest."""
-        if digest in self.overlay.keys:
-            return self.overlay.keys[digest]
-        return self.base.key(digest)
+    def __init__(self, manifest: Manifest, overlay: Overlay, base: Base) -> None:
+        self.manifest, self.overlay, self.base = manifest, overlay, base
+        self._base = base.find
+        self._changed = {digest: record and pack_key(record) for digest, record in overlay.keys.items()}
+        self._consumers = {ident: record and pack_consumer(record) for ident, record in overlay.consumers.items()}
 
-    def consumer(self, ident: bytes) -> ConsumerRecord | None:
-        """The record of a consumer."""
-        if ident in self.overlay.consumers:
-            return self.overlay.consumers[ident]
-        return self.base.consumer(ident)
+    def find(self, digest: bytes) -> bytes | None:
+        """The packed key record of a lookup digest."""
+        found: bytes | None = self._changed.get(digest, _UNSEEN)
+        return self._base(digest) if found is _UNSEEN else found
+
+    def find_consumer(self, ident: bytes) -> bytes | None:
+        """The packed record of a consumer; those of the base are remembered, since many keys share few consumers."""
+        found: bytes | None = self._consumers.get(ident, _UNSEEN)
+        if found is _UNSEEN:
+            found = self._base(ident)
+            if len(self._consumers) < CONSUMERS_REMEMBERED_MAX:
+                self._consumers[ident] = found
+        return found
 
     def operator(self, digest: bytes) -> OperatorRecord | None:
         """The operator with this token digest."""
@@ -87,12 +95,12 @@ class SnapshotCache:
         self._source, self._open_base, self._report = source, open_base, report
         self._manifest_key, self._environment, self._folder = manifest_key, environment, folder
         self._poll, self._max_age, self._clock = poll_seconds, max_age_seconds, clock
-        self._lock = threading.Lock()
+        self._lock, self._rechecks_lock = threading.Lock(), threading.Lock()
         self._snapshot: Snapshot | None = None
-        self._looked_at = float("-inf")
+        self._looked_at = self._look_at = self._ends_at = float("-inf")
         self._latest = float("-inf")
         self._rechecks = RECHECKS_BURST
-        self._rechecked_at = float("-inf")
+        self._rechecked_at = self._recheck_at = float("-inf")
         self._downloads = 0
 
     def now_seconds(self) -> float:
@@ -106,6 +114,11 @@ class SnapshotCache:
 
     def current(self) -> Snapshot:
         """The snapshot to answer from. Raises SnapshotUnavailable when there is none or it is too old."""
+        now, snapshot = self._clock(), self._snapshot
+        # The way of nearly every request: the clock goes on, no look is due, the snapshot is young enough.
+        if self._looked_at <= now < self._look_at and self._latest <= now <= self._ends_at and snapshot is not None:
+            self._latest = now
+            return snapshot
         interval = self._poll if self._snapshot is not None else min(self._poll, RETRY_SECONDS)
         # A clock that went back must not stop the looking, so intervals are measured by the clock as it is.
         if not 0 <= self._clock() - self._looked_at < interval:
@@ -114,16 +127,23 @@ class SnapshotCache:
 
     def recheck(self) -> Snapshot:
         """The same after a look at the pointer, as far as the limit on such looks allows."""
-        with self._lock:
+        if not self._rechecked_at <= self._clock() < self._recheck_at and self._may_recheck():
+            self._refresh(wait=True)
+            return self._usable()
+        return self.current()
+
+    def _may_recheck(self) -> bool:
+        """Takes one look out of the bucket; if it is empty, notes when there will be one."""
+        with self._rechecks_lock:
             now = self._clock()
             refill = max(0.0, now - self._rechecked_at) * RECHECKS_PER_SECOND
             self._rechecks = min(RECHECKS_BURST, self._rechecks + refill)
-            self._rechecked_at = now
-            allowed = self._rechecks >= 1.0
-            self._rechecks -= 1.0 if allowed else 0.0
-        if allowed:
-            self._refresh(wait=True)
-        return self._usable()
+            self._rechecked_at = self._recheck_at = now
+            if self._rechecks < 1.0:
+                self._recheck_at = now + (1.0 - self._rechecks) / RECHECKS_PER_SECOND
+                return False
+            self._rechecks -= 1.0
+            return True
 
     def _usable(self) -> Snapshot:
         snapshot = self._snapshot
@@ -136,6 +156,7 @@ class SnapshotCache:
             return
         try:
             self._looked_at = self._clock()
+            self._look_at = self._looked_at + self._poll
             data = self._source.pointer(POINTER)
             if data is not None:
                 self._take(data)
@@ -156,6 +177,7 @@ class SnapshotCache:
             return
         overlay, base = self._overlay(manifest.overlay, held), self._base(manifest.base, held)
         self._snapshot = Snapshot(manifest, overlay, base)
+        self._ends_at = manifest.created_at_ms / 1000 + self._max_age
 
     def _overlay(self, part: Part, held: Snapshot | None) -> Overlay:
         if held is not None and held.manifest.overlay == part:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from consumer_keys.keytext import is_well_formed, lookup_digest
-from consumer_keys.snapshot import KeyRecord, id_bytes
+from consumer_keys.keytext import VALUE_BYTES_MAX, LookupDigester, is_well_formed
+from consumer_keys.snapshot import CONSUMER_SLICE, ENDS_AT_SLICE, NO_END, is_enabled
 from consumer_keys.verdict import (
     CONSUMER_DISABLED,
     DISABLED,
@@ -38,7 +38,7 @@ class Validator:
     """Judges presented values. `gateway_id` and the value are all that counts; no database, no KMS, no SSM."""
 
     def __init__(self, cache: Cache, lookup_key: bytes, key_prefix: str) -> None:
-        self._cache, self._lookup_key, self._prefix = cache, lookup_key, key_prefix.encode()
+        self._cache, self._digest, self._prefix = cache, LookupDigester(lookup_key), key_prefix.encode()
 
     def judge(self, gateway_id: str, value: bytes | str) -> tuple[Verdict, Snapshot]:
         """The verdict and the snapshot that it came from; a `str` is a refusal that was already decided.
@@ -48,30 +48,31 @@ class Validator:
         """
         snapshot = self._cache.current()
         verdict = self._look(snapshot, gateway_id, value)
-        if not verdict.valid:
-            snapshot = self._cache.recheck()
-            verdict = self._look(snapshot, gateway_id, value)
+        if verdict.code != VALID:
+            rechecked = self._cache.recheck()
+            if rechecked is not snapshot:
+                snapshot, verdict = rechecked, self._look(rechecked, gateway_id, value)
         return verdict, snapshot
 
     def _look(self, snapshot: Snapshot, gateway_id: str, value: bytes | str) -> Verdict:
         if isinstance(value, str):
             return Verdict(value)
-        if not is_well_formed(value, self._prefix):
+        if len(value) > VALUE_BYTES_MAX:  # nothing so long is hashed
             return Verdict(MALFORMED)
-        record = snapshot.key(lookup_digest(self._lookup_key, gateway_id, value))
+        record = snapshot.find(self._digest(gateway_id, value))
         if record is None:
-            return Verdict(UNKNOWN)
-        return self._of_record(snapshot, record)
-
-    def _of_record(self, snapshot: Snapshot, record: KeyRecord) -> Verdict:
-        consumer_id = record.consumer_id
-        consumer = None if consumer_id is None else snapshot.consumer(id_bytes(consumer_id))
-        if not record.enabled:
+            # Only what is not found is worth the question why: every value that was taken in is well formed.
+            return Verdict(UNKNOWN if is_well_formed(value, self._prefix) else MALFORMED)
+        consumer = snapshot.find_consumer(record[CONSUMER_SLICE])
+        if not is_enabled(record):
             code = DISABLED
-        elif record.ends_at and self._cache.now_seconds() >= record.ends_at:
+        elif record[ENDS_AT_SLICE] != NO_END and self._has_ended(record[ENDS_AT_SLICE]):
             code = ENDED
         elif consumer is None:
             code = UNBOUND
         else:
-            code = VALID if consumer.enabled else CONSUMER_DISABLED
-        return Verdict(code, record.key_id, record.name, consumer_id, consumer and consumer.name)
+            code = VALID if is_enabled(consumer) else CONSUMER_DISABLED
+        return Verdict(code, record, consumer)
+
+    def _has_ended(self, ends_at: bytes) -> bool:
+        return self._cache.now_seconds() >= int.from_bytes(ends_at, "big")

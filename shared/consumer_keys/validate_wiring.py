@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Mapping
 from functools import lru_cache
@@ -17,7 +18,7 @@ from consumer_keys.snapshot_base import Base
 from consumer_keys.snapshot_cache import Snapshot, SnapshotCache
 from consumer_keys.snapshot_source import SnapshotSource
 from consumer_keys.validate import Validator
-from consumer_keys.verdict import Verdict
+from consumer_keys.verdict import VALID, Verdict
 
 FUNCTION = "validate_key"
 
@@ -27,6 +28,7 @@ class Validation:
 
     def __init__(self, settings: config.Settings) -> None:
         self.settings = settings
+        self.gateway_ids = frozenset(gateway.gateway_id for gateway in settings.gateways)
         self.source = source = SnapshotSource(
             config.role_credential, region=settings.tencentcloud_region, endpoint=settings.cloud_endpoint,
             bucket=settings.cos_bucket or "", prefix=settings.snapshot_prefix,
@@ -48,7 +50,7 @@ class Validation:
         digest = b"" if token is None else access.token_digest(self.operator_key, token)
         operator = self.cache.current().operator(digest) or self.cache.recheck().operator(digest)
         access.authorise("verify", operator, gateway_id)
-        if gateway_id not in {gateway.gateway_id for gateway in self.settings.gateways}:
+        if gateway_id not in self.gateway_ids:
             raise Problem("GatewayNotFound")
 
     def close(self) -> None:
@@ -57,22 +59,28 @@ class Validation:
         self.cache.close()
 
 
-_live: list[Validation] = []
+class _Process:
+    """What a process keeps between its calls. Settings do not change under a running function; role credentials do."""
+
+    lock = threading.Lock()
+    validation: Validation | None = None
 
 
-@lru_cache(maxsize=4)
-def _built(settings: config.Settings) -> Validation:
-    built = Validation(settings)
-    _live.append(built)
-    return built
+def _validation() -> Validation:
+    """The process's validation, built at the first call; a failure is not remembered."""
+    if _Process.validation is None:
+        with _Process.lock:
+            if _Process.validation is None:
+                _Process.validation = Validation(config.load(os.environ, ("COS_BUCKET",)))
+    return _Process.validation
 
 
 def close() -> None:
-    """Forgets every instance; the next call builds a new one, as a cold start does."""
-    for built in _live:
-        built.close()
-    _live.clear()
-    _built.cache_clear()
+    """Forgets everything; the next call starts as a cold one does."""
+    with _Process.lock:
+        if _Process.validation is not None:
+            _Process.validation.close()
+            _Process.validation = None
 
 
 def handle(event: Any, context: Any) -> Any:
@@ -81,9 +89,9 @@ def handle(event: Any, context: Any) -> Any:
 
 
 def _answer(request: web.Request) -> web.Reply:
-    validation = _built(config.load(os.environ, ("COS_BUCKET",)))
+    validation = _validation()
     if request.kind != "http":
-        return _verify(validation, request, request.fields)
+        return _verify(validation, request.fields)
     segments = request.path.split("/")
     if segments[:3] != ["", "v1", "gateways"] or len(segments) < 5:
         raise Problem("RouteNotFound")
@@ -100,19 +108,19 @@ def _answer(request: web.Request) -> web.Reply:
     fields = web.parse_json(request.body) if request.body.strip() else {}
     if "gateway_id" in fields:
         raise invalid("gateway_id", "is not a field of this call")
-    return _verify(validation, request, {**fields, "gateway_id": gateway_id})
+    return _verify(validation, {**fields, "gateway_id": gateway_id})
 
 
 def _forward_auth(validation: Validation, request: web.Request, gateway_id: str) -> web.Reply:
     """200 with identity headers, or the one refusal that every refused request gets (nginx, Envoy, Traefik, Caddy)."""
-    if sum(len(name) + len(str(value)) for name, value in request.headers.items()) > HEADER_BYTES_MAX:
+    if len("".join(map(str, request.headers.values()))) > HEADER_BYTES_MAX:
         raise Problem("HeadersTooLarge")
     presented = presented_key(request.headers, request.query, key_in_query=validation.settings.key_in_query)
     verdict, snapshot = validation.validator.judge(gateway_id, presented)
-    _log(validation, request, gateway_id, verdict, snapshot)
-    if not verdict.valid:
-        raise Problem("KeyRefused")
-    return web.Reply(200, None, identity_headers(verdict))
+    noted = _noted(validation, gateway_id, verdict, snapshot)
+    if verdict.code != VALID:
+        return web.problem_reply(Problem("KeyRefused"), request.request_id, noted)
+    return web.Reply(200, None, identity_headers(verdict), noted)
 
 
 def identity_headers(verdict: Verdict) -> dict[str, str]:
@@ -121,10 +129,15 @@ def identity_headers(verdict: Verdict) -> dict[str, str]:
         ("X-Consumer-Id", verdict.consumer_id), ("X-Consumer-Name", verdict.consumer_name),
         ("X-Key-Id", verdict.key_id), ("X-Key-Name", verdict.key_name),
     )  # fmt: skip
-    return {name: quote(text or "", safe="-_.~") for name, text in fields}
+    return {name: _header_text(text or "") for name, text in fields}
 
 
-def _verify(validation: Validation, request: web.Request, fields: Mapping[str, Any]) -> web.Reply:
+@lru_cache(maxsize=4096)
+def _header_text(text: str) -> str:
+    return quote(text, safe="-_.~")
+
+
+def _verify(validation: Validation, fields: Mapping[str, Any]) -> web.Reply:
     unknown = fields.keys() - {"gateway_id", "key"}
     if unknown:
         raise invalid(web.printable(min(map(str, unknown))), "is not a field of this call")
@@ -134,20 +147,23 @@ def _verify(validation: Validation, request: web.Request, fields: Mapping[str, A
     gateway_id = web.plain_id(fields["gateway_id"])
     presented = presented_key({"x-api-key": fields["key"]}, {}, key_in_query=False)
     verdict, snapshot = validation.validator.judge(gateway_id, presented)
-    _log(validation, request, gateway_id, verdict, snapshot)
-    manifest = snapshot.manifest
-    state = {
-        "version": manifest.version, "revision": manifest.revision,
-        "age_seconds": round(validation.cache.age_seconds(snapshot), 3),
+    noted = _noted(validation, gateway_id, verdict, snapshot)
+    body = {
+        "valid": verdict.valid, "code": verdict.code, "key_id": verdict.key_id, "key_name": verdict.key_name,
+        "consumer_id": verdict.consumer_id, "consumer_name": verdict.consumer_name,
+        "snapshot": {
+            "version": snapshot.manifest.version, "revision": snapshot.manifest.revision,
+            "age_seconds": noted["snapshot_age_seconds"],
+        },
     }  # fmt: skip
-    return web.Reply(200, {"valid": verdict.valid, **verdict._asdict(), "snapshot": state})
+    return web.Reply(200, body, {}, noted)
 
 
-def _log(validation: Validation, request: web.Request, gateway_id: str, verdict: Verdict, snapshot: Snapshot) -> None:
-    known = {gateway.gateway_id for gateway in validation.settings.gateways}
-    log.emit(
-        "verdict", function=FUNCTION, request_id=request.request_id, verdict=verdict.code, key_id=verdict.key_id,
-        consumer_id=verdict.consumer_id, gateway_id=gateway_id if gateway_id in known else None,
-        snapshot_version=snapshot.manifest.version, snapshot_revision=snapshot.manifest.revision,
-        snapshot_age_seconds=round(validation.cache.age_seconds(snapshot), 3),
-    )  # fmt: skip
+def _noted(validation: Validation, gateway_id: str, verdict: Verdict, snapshot: Snapshot) -> dict[str, Any]:
+    """What the request's line in the log says of the verdict; never the presented text, nor a gateway not declared."""
+    return {
+        "verdict": verdict.code, "key_id": verdict.key_id, "consumer_id": verdict.consumer_id,
+        "gateway_id": gateway_id if gateway_id in validation.gateway_ids else None,
+        "snapshot_version": snapshot.manifest.version, "snapshot_revision": snapshot.manifest.revision,
+        "snapshot_age_seconds": round(validation.cache.age_seconds(snapshot), 3),
+    }  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from consumer_keys.snapshot import consumer_id_of, consumer_name_of, key_id_of, key_name_of
 
 VALID = "Valid"
 MISSING = "MissingKey"
@@ -26,16 +26,38 @@ CODES = {
 }
 
 
-class Verdict(NamedTuple):
-    """Whether a presented key is good and whose it is; ids and names are None unless the value is known."""
+class Verdict:
+    """Whether a presented key is good and whose it is; ids and names are None unless the value is known.
 
-    code: str
-    key_id: str | None = None
-    key_name: str | None = None
-    consumer_id: str | None = None
-    consumer_name: str | None = None
+    It holds the snapshot's packed records and reads them only when somebody asks for a name.
+    """
+
+    __slots__ = ("_consumer", "_record", "code")
+
+    def __init__(self, code: str, record: bytes | None = None, consumer: bytes | None = None) -> None:
+        self.code, self._record, self._consumer = code, record, consumer
 
     @property
     def valid(self) -> bool:
         """True for the one code that lets a caller in."""
         return self.code == VALID
+
+    @property
+    def key_id(self) -> str | None:
+        """The id of the key that accepts the value."""
+        return None if self._record is None else key_id_of(self._record)
+
+    @property
+    def key_name(self) -> str | None:
+        """The name of that key."""
+        return None if self._record is None else key_name_of(self._record)
+
+    @property
+    def consumer_id(self) -> str | None:
+        """The consumer that the key is bound to."""
+        return None if self._record is None else consumer_id_of(self._record)
+
+    @property
+    def consumer_name(self) -> str | None:
+        """The name of that consumer."""
+        return None if self._consumer is None else consumer_name_of(self._consumer)

@@ -19,7 +19,9 @@ from consumer_keys.errors import CloudFailure, Problem, invalid
 BODY_BYTES_MAX = 65_536
 DEPTH_MAX = 20
 ID_CHARS_MAX = 64
+_NOTHING: Mapping[str, Any] = {}
 JSON_TYPE, PROBLEM_TYPE = "application/json", "application/problem+json"
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 # An event with one of these is HTTP, whatever else it holds: nobody outside may pass for a direct invocation.
 _HTTP_MARKS = frozenset(
     {"httpMethod", "headers", "path", "queryString", "requestContext", "queryStringParameters", "payload", "body"}
@@ -46,11 +48,12 @@ class Request(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """An answer: a JSON-ready body (None: no body) and headers."""
+    """An answer: a JSON-ready body (None: no body), headers, and what its line in the log says besides."""
 
     status: int
     body: Any
     headers: Mapping[str, str] = {}
+    noted: Mapping[str, Any] = {}
 
 
 def parse_event(event: Any, context: Any) -> Request:
@@ -58,7 +61,7 @@ def parse_event(event: Any, context: Any) -> Request:
     request_id = str((context or {}).get("request_id") or "") if isinstance(context, dict) else ""
     if not isinstance(event, dict):
         raise Problem("MalformedEvent")
-    if not _HTTP_MARKS & event.keys():
+    if "httpMethod" not in event and not _HTTP_MARKS & event.keys():
         kind = "timer" if event.get("Type") == "Timer" and "TriggerName" in event else "direct"
         return Request(kind, "", "", event, {}, {}, "", event, request_id)
     method, path = event.get("httpMethod"), event.get("path")
@@ -77,6 +80,9 @@ def _headers(given: Any) -> dict[str, Any]:
     for name, value in (given if isinstance(given, dict) else {}).items():
         # `lower` maps the Kelvin sign to k: no other spelling may become one of the names that count.
         lower = name.lower() if isinstance(name, str) and name.isascii() else str(name)
+        if lower not in headers and isinstance(value, str):
+            headers[lower] = value
+            continue
         values = value if isinstance(value, list) else [value]
         if lower in headers:
             before = headers[lower]
@@ -192,22 +198,22 @@ def bearer_token(request: Request) -> str | None:
 
 def respond(function: str, event: Any, context: Any, answer: Callable[[Request], Reply]) -> Any:
     """Parses the event, runs `answer`, logs one line and renders. Nothing but a response leaves a function."""
-    started, request, code = time.perf_counter(), None, None
+    started, request = time.perf_counter(), None
     try:
         request = parse_event(event, context)
         reply = answer(request)
     except Problem as problem:
-        code, reply = problem.code, _problem(problem, request, context)
+        reply = problem_reply(problem, _request_id(request, context))
     except CloudFailure as failure:
         log.emit_exception("cloud_failure", failure, function=function, code=failure.cloud_code, stage=failure.action)
-        code, reply = failure.code, _problem(Problem(failure.code), request, context)
+        reply = problem_reply(Problem(failure.code), _request_id(request, context))
     except Exception as error:  # noqa: BLE001 - the edge: whatever happened inside, callers get a clean answer
         log.emit_exception("internal_error", error, function=function, request_id=_request_id(request, context))
-        code, reply = "InternalError", _problem(Problem("InternalError"), request, context)
+        reply = problem_reply(Problem("InternalError"), _request_id(request, context))
     log.emit(
         "request", function=function, request_id=_request_id(request, context), kind=request.kind if request else None,
-        method=request.method or None if request else None, status=reply.status, code=code,
-        duration_ms=round((time.perf_counter() - started) * 1000, 2),
+        method=request.method or None if request else None, status=reply.status,
+        duration_ms=round((time.perf_counter() - started) * 1000, 3), **reply.noted,
     )  # fmt: skip
     return render(reply, direct=request is not None and request.kind != "http")
 
@@ -218,13 +224,14 @@ def _request_id(request: Request | None, context: Any) -> str:
     return str(context.get("request_id") or "") if isinstance(context, dict) else ""
 
 
-def _problem(problem: Problem, request: Request | None, context: Any) -> Reply:
-    headers = dict(problem.headers)
+def problem_reply(problem: Problem, request_id: str, noted: Mapping[str, Any] = _NOTHING) -> Reply:
+    """A problem document as an answer; its code goes into the log."""
+    headers = {"Content-Type": PROBLEM_TYPE, **problem.headers}
     if problem.status == 401:
         headers.setdefault("WWW-Authenticate", 'Bearer realm="consumer-keys"')
     if problem.status == 503:
         headers.setdefault("Retry-After", "5")
-    return Reply(problem.status, problem.body(_request_id(request, context)), {"Content-Type": PROBLEM_TYPE, **headers})
+    return Reply(problem.status, problem.body(request_id), headers, {"code": problem.code, **noted})
 
 
 def render(reply: Reply, *, direct: bool) -> Any:
@@ -232,7 +239,7 @@ def render(reply: Reply, *, direct: bool) -> Any:
     if direct:
         return reply.body
     headers = {"Content-Type": JSON_TYPE, "Cache-Control": "no-store", **reply.headers}
-    body = "" if reply.body is None else json.dumps(reply.body, ensure_ascii=False, separators=(",", ":"))
+    body = "" if reply.body is None else _encode(reply.body)
     if reply.body is None:
         del headers["Content-Type"]
     return {"isBase64Encoded": False, "statusCode": reply.status, "headers": headers, "body": body}

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from consumer_keys import keytext
 from consumer_keys.keytext import (
     BASE62,
+    LookupDigester,
     checksum,
     derive_key,
     foreign_fault,
@@ -187,3 +188,18 @@ def test_an_id_is_its_kind_and_14_hex_digits() -> None:
 
 def test_the_alphabet_is_that_of_the_bearer_scheme() -> None:
     assert frozenset(TOKEN68) == keytext.TOKEN68
+
+
+@given(st.binary(min_size=32, max_size=32), st.lists(st.tuples(st.text(max_size=64), st.binary(max_size=256))))
+def test_the_fast_digester_equals_the_plain_digest(key: bytes, pairs: list[tuple[str, bytes]]) -> None:
+    digester = LookupDigester(key)
+    for gateway_id, value in pairs:
+        if not any(0xD800 <= ord(char) <= 0xDFFF for char in gateway_id):
+            assert digester(gateway_id, value) == lookup_digest(key, gateway_id, value)
+
+
+def test_the_fast_digester_remembers_few_gateways() -> None:
+    digester = LookupDigester(b"k" * 32)
+    for number in range(1000):
+        assert digester(str(number), b"value") == lookup_digest(b"k" * 32, str(number), b"value")
+    assert len(digester._gateways) <= 64

@@ -391,10 +391,10 @@ def test_ten_thousand_keys_come_back_from_a_base_file(tmp_path: Path) -> None:
     base = snapshot_base.Base(path)
     try:
         assert base.entry_count() == 10_050
-        assert all(base.key(digest) == record for digest, record in entries)
-        assert all(base.consumer(ident) == record for ident, record in people)
-        assert base.key(bytes(32)) is None
-        assert base.consumer(id_bytes("consumer-" + "ff" * 7)) is None
+        assert all(unpack_key(base.find(digest) or b"") == record for digest, record in entries)
+        assert all(unpack_consumer(base.find(ident) or b"") == record for ident, record in people)
+        assert base.find(bytes(32)) is None
+        assert base.find(id_bytes("consumer-" + "ff" * 7)) is None
     finally:
         base.close()
     assert [file.name for file in tmp_path.iterdir()] == ["base.lmdb"]
@@ -404,7 +404,7 @@ def test_an_empty_base_file_holds_nothing(tmp_path: Path) -> None:
     path = str(tmp_path / "base.lmdb")
     assert snapshot_base.build(path, [], [])[2] == 0
     base = snapshot_base.Base(path)
-    assert (base.entry_count(), base.key(bytes(32)), base.consumer(bytes(7))) == (0, None, None)
+    assert (base.entry_count(), base.find(bytes(32)), base.find(bytes(7))) == (0, None, None)
     base.close()
 
 

@@ -25,6 +25,8 @@ from consumer_keys.snapshot import (
     encode_overlay,
     part,
     seal_manifest,
+    unpack_consumer,
+    unpack_key,
 )
 from consumer_keys.snapshot_base import Base
 from consumer_keys.snapshot_cache import RECHECKS_BURST, RETRY_SECONDS, Snapshot, SnapshotCache
@@ -145,8 +147,18 @@ def world(tmp_path: Path) -> Iterator[World]:
     built.cache.close()
 
 
+def key_in(snapshot: Snapshot, digest: bytes) -> KeyRecord | None:
+    packed = snapshot.find(digest)
+    return None if packed is None else unpack_key(packed)
+
+
+def consumer_in(snapshot: Snapshot, ident: bytes) -> ConsumerRecord | None:
+    packed = snapshot.find_consumer(ident)
+    return None if packed is None else unpack_consumer(packed)
+
+
 def enabled(snapshot: Snapshot) -> bool:
-    record = snapshot.key(DIGEST)
+    record = key_in(snapshot, DIGEST)
     assert record is not None
     return record.enabled
 
@@ -159,9 +171,13 @@ def unavailable(call: Callable[[], Any]) -> None:
 
 def test_the_first_question_loads_the_snapshot_and_leaves_no_file(world: World) -> None:
     snapshot = world.cache.current()
-    assert snapshot.key(DIGEST) == RECORD
-    assert snapshot.consumer(CONSUMER) == ConsumerRecord("app", True)
-    assert (snapshot.key(bytes(32)), snapshot.consumer(bytes(7)), snapshot.operator(DIGEST)) == (None, None, None)
+    assert key_in(snapshot, DIGEST) == RECORD
+    assert consumer_in(snapshot, CONSUMER) == ConsumerRecord("app", True)
+    assert (key_in(snapshot, bytes(32)), consumer_in(snapshot, bytes(7)), snapshot.operator(DIGEST)) == (
+        None,
+        None,
+        None,
+    )
     assert world.files() == []
     assert world.reports == []
 
@@ -171,8 +187,8 @@ def test_an_overlay_is_asked_before_the_base_and_can_remove(world: World) -> Non
     overlay = world.bucket.put_overlay({DIGEST: None, other: RECORD._replace(name="two")})
     world.bucket.point(2, world.base, overlay)
     snapshot = world.cache.current()
-    found = snapshot.key(other)
-    assert snapshot.key(DIGEST) is None
+    found = key_in(snapshot, other)
+    assert key_in(snapshot, DIGEST) is None
     assert found is not None
     assert found.name == "two"
 
@@ -377,7 +393,7 @@ def test_a_damaged_publication_keeps_the_last_good_one_and_the_next_sound_one_is
         world.now += POLL
         snapshot = world.cache.current()
         assert (snapshot.manifest.version, enabled(snapshot)) == (1, True)
-        assert snapshot.consumer(CONSUMER) is not None
+        assert consumer_in(snapshot, CONSUMER) is not None
     assert len(world.reports) == 3
     assert world.files() == []
     world.bucket.objects.update(good)
@@ -537,7 +553,7 @@ def test_sixteen_threads_never_go_back_and_never_see_half_a_snapshot(world: Worl
             snapshot = cache.recheck() if rounds % 7 == 0 else cache.current()
             version = snapshot.manifest.version
             for digest in (DIGEST, other):
-                record = snapshot.key(digest)
+                record = key_in(snapshot, digest)
                 if record is None or record.name != str(version):
                     failures.append(f"{record} in version {version}")
             if version < highest:

@@ -238,7 +238,7 @@ def test_an_escaped_lone_surrogate_is_refused_by_the_field_that_it_stands_in() -
     with pytest.raises(Problem) as caught:
         operation.validate(CreateKey, fields)
     assert [error.field for error in caught.value.errors] == ["name"]
-    assert_clean(web.render(web._problem(caught.value, None, None), direct=False))
+    assert_clean(web.render(web.problem_reply(caught.value, ""), direct=False))
 
 
 # Conditions
@@ -436,7 +436,7 @@ def test_a_text_that_is_ours_alone_reaches_the_log_but_not_the_caller(
 
 def test_a_refusal_of_the_caller_says_how_to_authenticate_and_an_outage_when_to_retry() -> None:
     for code, header in (("Unauthenticated", "WWW-Authenticate"), ("SnapshotUnavailable", "Retry-After")):
-        assert web._problem(Problem(code), None, None).headers[header]
+        assert web.problem_reply(Problem(code), "").headers[header]
 
 
 def test_an_answer_is_never_stored_and_a_body_less_one_has_no_type() -> None:
