@@ -101,6 +101,24 @@ def publish(may_shrink: bool) -> None:
     click.echo(json.dumps(outcome and outcome._asdict()))
 
 
+@cli.command()
+@click.argument("functions", nargs=-1)
+@click.option("--out", type=click.Path(path_type=Path), default=Path(".build"), show_default=True, help="Folder.")
+@click.option("--python", default=sys.executable, help="Interpreter of the runtime's version [this one].")
+@click.option("--here", is_flag=True, help="Build for this machine and interpreter instead of the template's runtime.")
+def build(functions: tuple[str, ...], out: Path, python: str, here: bool) -> None:
+    """Make each function's package: its code, the packages that it reaches, and bytecode."""
+    from ckeys.build import BuildError
+    from ckeys.build import build as make
+    from ckeys.deployment import ROOT
+    from ckeys.template import load_template
+
+    with _one_sentence(BuildError):
+        for package in make(ROOT, load_template(ROOT / "template.yaml"), out, python=python, here=here, only=functions):
+            size = package.zip_bytes / 1e6
+            click.echo(f"{package.function:<18} {size:6.2f} MB zipped, {len(package.distributions)} packages")
+
+
 @cli.group()
 def operators() -> None:
     """Who manages keys."""

@@ -6,15 +6,15 @@ import json
 import time
 from base64 import b64decode
 from collections.abc import Callable
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from urllib.parse import quote
 
 from consumer_keys.errors import Gone, Unavailable
+from consumer_keys.http_reads import Connection, Response
 from consumer_keys.signing import cos_authorization, tc3_authorization
 
 TIMEOUT_SECONDS = 3.0
 _SIGN_BEFORE, _SIGN_AFTER = 60, 600
-_CHUNK = 1 << 18
+_REPLY_BYTES_MAX = 1 << 20
 
 Credential = Callable[[], tuple[str, str, str | None]]
 
@@ -25,7 +25,7 @@ class SnapshotSource:
     def __init__(self, credential: Credential, *, region: str, endpoint: str | None, bucket: str, prefix: str) -> None:
         self._credential, self._region, self._endpoint, self._prefix = credential, region, endpoint, prefix
         self._host = f"{bucket}.cos.{region}.myqcloud.com"
-        self._connection: HTTPConnection | None = None
+        self._connection = self._connect(self._host)
         self._etag = ""
 
     def root_secret(self, name: str, version: str) -> bytes:
@@ -45,9 +45,8 @@ class SnapshotSource:
             headers["X-TC-Token"] = token
         connection = self._connect(host)
         try:
-            connection.request("POST", "/", body, headers)
-            reply = json.loads(connection.getresponse().read())["Response"]
-        except (OSError, HTTPException, ValueError, KeyError) as error:
+            reply = json.loads(connection.request("POST", "/", headers, body).read(_REPLY_BYTES_MAX))["Response"]
+        except (OSError, ValueError, KeyError) as error:
             raise Unavailable("DependencyUnavailable", "ssm", "GetSecretValue", type(error).__name__) from None
         finally:
             connection.close()
@@ -58,10 +57,10 @@ class SnapshotSource:
     def pointer(self, name: str) -> bytes | None:
         """The manifest's bytes, or None when it is the one read last."""
         response = self._get(name, {"If-None-Match": self._etag} if self._etag else {})
-        data = self._read(response, 1 << 20)
+        data = self._read(response, _REPLY_BYTES_MAX)
         if response.status == 304:
             return None
-        self._etag = response.headers.get("ETag") or ""
+        self._etag = response.headers.get("etag", "")
         return data
 
     def forget_pointer(self) -> None:
@@ -74,19 +73,22 @@ class SnapshotSource:
 
     def download(self, name: str, size_max: int, path: str) -> None:
         """A large object into a file."""
-        response = self._get(name, {})
+        response, total = self._get(name, {}), 0
         try:
             with open(path, "wb") as file:
-                total = 0
-                while chunk := response.read(_CHUNK):
+                for chunk in response.body:
                     total += len(chunk)
                     if total > size_max:
-                        raise Unavailable("DependencyUnavailable", "cos", "GetObject", "TooLarge")
+                        raise Unavailable("SnapshotUnavailable", "cos", "GetObject", "TooLarge")
                     file.write(chunk)
-        except (OSError, HTTPException) as error:
-            raise self._broken(error) from None
+        except OSError as error:
+            raise _broken(error) from None
 
-    def _get(self, name: str, extra: dict[str, str]) -> HTTPResponse:
+    def close(self) -> None:
+        """Closes the kept connection."""
+        self._connection.close()
+
+    def _get(self, name: str, extra: dict[str, str]) -> Response:
         key = self._prefix + name
         secret_id, secret_key, token = self._credential()
         headers = {"Host": self._host, **extra}
@@ -98,57 +100,42 @@ class SnapshotSource:
             headers={name.lower(): text for name, text in headers.items()},
             start=now - _SIGN_BEFORE, end=now + _SIGN_AFTER,
         )  # fmt: skip
-        path = "/" + quote(key, safe="/-_.~")
         try:
-            response = self._exchange(path, headers)
-        except (OSError, HTTPException) as error:
-            raise self._broken(error) from None
+            response = self._exchange("/" + quote(key, safe="/-_.~"), headers)
+        except OSError as error:
+            raise _broken(error) from None
         if response.status in (200, 304):
             return response
-        self._read(response, 1 << 20)
+        self._read(response, _REPLY_BYTES_MAX)
         if response.status == 404:
             raise Gone("SnapshotUnavailable", "cos", "GetObject", "404")
         raise Unavailable("SnapshotUnavailable", "cos", "GetObject", str(response.status))
 
-    def _exchange(self, path: str, headers: dict[str, str]) -> HTTPResponse:
-        """One request; a kept connection that the server has closed meanwhile is renewed once."""
-        for fresh in (False, True):
-            if self._connection is None or fresh:
-                self._close()
-                self._connection = self._connect(self._endpoint or self._host)
-            try:
-                self._connection.request("GET", path, headers=headers)
-                return self._connection.getresponse()
-            except TimeoutError:
-                raise
-            except (OSError, HTTPException):
-                if fresh:
-                    raise
-        raise AssertionError("unreachable")
-
-    def _read(self, response: HTTPResponse, size_max: int) -> bytes:
+    def _exchange(self, path: str, headers: dict[str, str]) -> Response:
+        """One request; if a kept connection turns out to be closed by the server, once more over a new one."""
+        kept = self._connection.is_open
         try:
-            data = response.read(size_max + 1)
-            rest = response.read(1) if len(data) > size_max else b""
-        except (OSError, HTTPException) as error:
-            raise self._broken(error) from None
-        if rest or len(data) > size_max:
-            self._close()
-            raise Unavailable("SnapshotUnavailable", "cos", "GetObject", "TooLarge")
-        return data
+            return self._connection.request("GET", path, headers)
+        except TimeoutError:
+            raise
+        except OSError:
+            if not kept:
+                raise
+            return self._connection.request("GET", path, headers)
 
-    def _connect(self, host: str) -> HTTPConnection:
-        if self._endpoint:
-            return HTTPConnection(host, timeout=TIMEOUT_SECONDS)
-        return HTTPSConnection(host, timeout=TIMEOUT_SECONDS)
+    def _read(self, response: Response, size_max: int) -> bytes:
+        try:
+            return response.read(size_max)
+        except OSError as error:
+            raise _broken(error) from None
 
-    def _broken(self, error: Exception) -> Unavailable:
-        self._close()
-        return Unavailable("SnapshotUnavailable", "cos", "GetObject", type(error).__name__)
+    def _connect(self, host: str) -> Connection:
+        """To the host itself over TLS, or to the local endpoint in plain HTTP."""
+        if self._endpoint is None:
+            return Connection(host, 443, tls=True, timeout=TIMEOUT_SECONDS)
+        name, _, port = self._endpoint.rpartition(":")
+        return Connection(name, int(port), tls=False, timeout=TIMEOUT_SECONDS)
 
-    def _close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
 
-    close = _close
+def _broken(error: OSError) -> Unavailable:
+    return Unavailable("SnapshotUnavailable", "cos", "GetObject", type(error).__name__)
