@@ -29,7 +29,7 @@ def sql(deployment: Deployment, text: str, **values: Any) -> list[dict[str, Any]
 
 def stored(deployment: Deployment) -> Content:
     """Every row that a change could write; leases and publications come and go by themselves."""
-    tables = [row["name"] for row in sql(deployment, "SELECT name FROM sqlite_master WHERE type = 'table'")]
+    tables = sa.inspect(deployment.services.store.engine).get_table_names()
     content = {name: sql(deployment, f"SELECT * FROM {name}") for name in sorted(set(tables) - _OUTSIDE_CHANGES)}
     content["deployment"] = [{"revision": row["revision"]} for row in content["deployment"]]
     return content
