@@ -12,5 +12,7 @@ lock() {
 lock runtime pyproject.toml --extra mysql --extra postgresql
 lock local pyproject.toml --extra local
 lock dev pyproject.toml --extra dev
+# The validation server imports no SDK and no database driver, so it installs none: `pip install --no-deps` for the rest.
+printf '%s\n' click granian lmdb "uvloop; sys_platform != 'win32'" | lock validator -
 # tccli needs the complete SDK, which must never share an environment with the per-product packages.
 echo tccli | lock tccli -

@@ -62,11 +62,11 @@ def is_well_formed(value: bytes, prefix: bytes) -> bool:
 def _has_checksum(value: bytes, prefix_length: int) -> bool:
     if len(value) != prefix_length + BODY_CHARS + CHECKSUM_CHARS:
         return False
-    number, digits = 0, value[-CHECKSUM_CHARS:].translate(_DIGITS)
-    if max(digits) >= 62:
+    tail = value[-CHECKSUM_CHARS:]
+    if not tail.isalnum():
         return False
-    for digit in digits:
-        number = number * 62 + digit
+    one, two, three, four, five, six = tail.translate(_DIGITS)
+    number = ((((one * 62 + two) * 62 + three) * 62 + four) * 62 + five) * 62 + six
     return number == crc32(value[:-CHECKSUM_CHARS])
 
 

@@ -21,6 +21,7 @@ CREATED_AHEAD_MS_MAX = 300_000
 _KEY = struct.Struct("!B7s7sI")  # flags, key id, consumer id (zeros: unbound), end in Unix seconds (0: none)
 _ENABLED = 1
 # Where a packed key record holds what a judgement needs, so that it can look without unpacking the rest.
+PACKED_KEY_BYTES_MIN = _KEY.size
 CONSUMER_SLICE, ENDS_AT_SLICE, NO_END = slice(8, 15), slice(15, 19), bytes(4)
 _UNBOUND = bytes(ID_BYTES)
 _MAC_START, _MAC_END = len('{"mac":"'), len('{"mac":"') + 64

@@ -61,6 +61,10 @@ class Base:
             )
         except lmdb.Error:
             raise SnapshotError("the base file cannot be opened") from None
+        last_page: int = self._environment.info()["last_pgno"]
+        if (last_page + 1) * self._environment.stat()["psize"] > os.path.getsize(path):
+            self._environment.close()  # reading behind the end of a mapped file would end the process
+            raise SnapshotError("the base file is shorter than it says")
         # Nobody writes the file, so one read transaction serves for its whole life, in every thread.
         self._read = self._environment.begin(buffers=False)
         # The packed record of a digest or a consumer's id, or None.

@@ -6,13 +6,12 @@ Whatever goes wrong while refreshing, the last good snapshot keeps answering; on
 from __future__ import annotations
 
 import hashlib
-import hmac
 import os
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from consumer_keys.errors import CloudFailure, Problem
+from consumer_keys.errors import Problem
 from consumer_keys.snapshot import (
     POINTER,
     Manifest,
@@ -98,28 +97,37 @@ class SnapshotCache:
         self._lock, self._rechecks_lock = threading.Lock(), threading.Lock()
         self._snapshot: Snapshot | None = None
         self._looked_at = self._look_at = self._ends_at = float("-inf")
-        self._latest = float("-inf")
+        self.latest = float("-inf")
         self._rechecks = RECHECKS_BURST
         self._rechecked_at = self._recheck_at = float("-inf")
-        self._downloads = 0
+        self._downloads = self._looks = 0
 
     def now_seconds(self) -> float:
         """Wall time; if the clock jumps back, the latest time seen."""
-        self._latest = max(self._latest, self._clock())
-        return self._latest
+        self.latest = max(self.latest, self._clock())
+        return self.latest
 
     def age_seconds(self, snapshot: Snapshot) -> float:
         """How old the snapshot's pointer is; never negative."""
         return max(0.0, self.now_seconds() - snapshot.manifest.created_at_ms / 1000)
 
+    def holds_one(self) -> bool:
+        """Whether there is a snapshot, so that `current` need not wait for the first."""
+        return self._snapshot is not None
+
+    def look(self) -> None:
+        """Looks at the pointer now; for a thread that keeps the snapshot fresh. What goes wrong is reported."""
+        self._refresh(wait=True)
+
     def current(self) -> Snapshot:
         """The snapshot to answer from. Raises SnapshotUnavailable when there is none or it is too old."""
         now, snapshot = self._clock(), self._snapshot
         # The way of nearly every request: the clock goes on, no look is due, the snapshot is young enough.
-        if self._looked_at <= now < self._look_at and self._latest <= now <= self._ends_at and snapshot is not None:
-            self._latest = now
+        if self._looked_at <= now < self._look_at and self.latest <= now <= self._ends_at and snapshot is not None:
+            self.latest = now
             return snapshot
-        interval = self._poll if self._snapshot is not None else min(self._poll, RETRY_SECONDS)
+        # Without a usable snapshot every second counts: it is looked for sooner.
+        interval = self._poll if snapshot is not None and now <= self._ends_at else min(self._poll, RETRY_SECONDS)
         # A clock that went back must not stop the looking, so intervals are measured by the clock as it is.
         if not 0 <= self._clock() - self._looked_at < interval:
             self._refresh(wait=self._snapshot is None)
@@ -127,10 +135,12 @@ class SnapshotCache:
 
     def recheck(self) -> Snapshot:
         """The same after a look at the pointer, as far as the limit on such looks allows."""
-        if not self._rechecked_at <= self._clock() < self._recheck_at and self._may_recheck():
+        now, snapshot = self._clock(), self._snapshot
+        if self._rechecked_at <= now < self._recheck_at:  # no look is due
+            return snapshot if snapshot is not None and self.latest <= now <= self._ends_at else self._usable()
+        if self._may_recheck():
             self._refresh(wait=True)
-            return self._usable()
-        return self.current()
+        return self._usable()
 
     def _may_recheck(self) -> bool:
         """Takes one look out of the bucket; if it is empty, notes when there will be one."""
@@ -152,15 +162,20 @@ class SnapshotCache:
         return snapshot
 
     def _refresh(self, *, wait: bool) -> None:
+        seen = self._looks
         if not self._lock.acquire(blocking=wait):
             return
         try:
+            # A look that began while this one waited is as good: threads must not queue up behind a slow bucket.
+            if self._looks > seen:
+                return
+            self._looks += 1
             self._looked_at = self._clock()
             self._look_at = self._looked_at + self._poll
             data = self._source.pointer(POINTER)
             if data is not None:
                 self._take(data)
-        except (CloudFailure, SnapshotError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with what was read, the last good one answers
             self._source.forget_pointer()
             self._report(error)
         finally:
@@ -216,7 +231,7 @@ class SnapshotCache:
 
 
 def _check(part: Part, size: int, sha256: str) -> None:
-    if size != part.size or not hmac.compare_digest(sha256, part.sha256):
+    if size != part.size or sha256 != part.sha256:
         raise SnapshotError(f"{part.name} is not what its manifest says")
 
 

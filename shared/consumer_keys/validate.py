@@ -5,17 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from consumer_keys.keytext import VALUE_BYTES_MAX, LookupDigester, is_well_formed
-from consumer_keys.snapshot import CONSUMER_SLICE, ENDS_AT_SLICE, NO_END, is_enabled
+from consumer_keys.snapshot import CONSUMER_SLICE, ENDS_AT_SLICE, NO_END, PACKED_KEY_BYTES_MIN, is_enabled
 from consumer_keys.verdict import (
+    AMBIGUOUS,
     CONSUMER_DISABLED,
     DISABLED,
     ENDED,
     MALFORMED,
+    MISSING,
     UNBOUND,
     UNKNOWN,
     VALID,
     Verdict,
 )
+
+# What `presented_key` may refuse by itself; no other text is a verdict.
+REFUSED_UNSEEN = frozenset({MISSING, AMBIGUOUS, MALFORMED})
+_NOBODY = bytes(PACKED_KEY_BYTES_MIN)
 
 if TYPE_CHECKING:
     from consumer_keys.snapshot_cache import Snapshot
@@ -30,8 +36,9 @@ class Cache(Protocol):
     def recheck(self) -> Snapshot:
         """The same after a look at the pointer, if one is due before a refusal."""
 
-    def now_seconds(self) -> float:
-        """Wall time that never goes back."""
+    @property
+    def latest(self) -> float:
+        """Wall time of the last question, in seconds; it never goes back."""
 
 
 class Validator:
@@ -54,25 +61,36 @@ class Validator:
                 snapshot, verdict = rechecked, self._look(rechecked, gateway_id, value)
         return verdict, snapshot
 
+    def at_once(self, gateway_id: str, value: bytes | str) -> Verdict:
+        """The verdict of the snapshot at hand. Only a Valid is final; whatever else comes is for `judge` to say."""
+        return self._look(self._cache.current(), gateway_id, value)
+
     def _look(self, snapshot: Snapshot, gateway_id: str, value: bytes | str) -> Verdict:
         if isinstance(value, str):
-            return Verdict(value)
+            return Verdict(value if value in REFUSED_UNSEEN else MALFORMED)
         if len(value) > VALUE_BYTES_MAX:  # nothing so long is hashed
             return Verdict(MALFORMED)
         record = snapshot.find(self._digest(gateway_id, value))
+        if record is not None and is_enabled(record) and record[ENDS_AT_SLICE] == NO_END:
+            consumer = snapshot.find_consumer(record[CONSUMER_SLICE])
+            if consumer is not None and is_enabled(consumer):
+                return Verdict(VALID, record, consumer)
+        return self._look_closely(snapshot, value, record)
+
+    def _look_closely(self, snapshot: Snapshot, value: bytes, record: bytes | None) -> Verdict:
+        """The code of what is not plainly valid, by the same work for each, so that time does not tell them apart."""
+        well_formed = is_well_formed(value, self._prefix)
+        found = _NOBODY if record is None else record
+        consumer = snapshot.find_consumer(found[CONSUMER_SLICE])
+        ended = self._cache.latest >= int.from_bytes(found[ENDS_AT_SLICE], "big") > 0
         if record is None:
-            # Only what is not found is worth the question why: every value that was taken in is well formed.
-            return Verdict(UNKNOWN if is_well_formed(value, self._prefix) else MALFORMED)
-        consumer = snapshot.find_consumer(record[CONSUMER_SLICE])
+            return Verdict(UNKNOWN if well_formed else MALFORMED)
         if not is_enabled(record):
             code = DISABLED
-        elif record[ENDS_AT_SLICE] != NO_END and self._has_ended(record[ENDS_AT_SLICE]):
+        elif ended:
             code = ENDED
         elif consumer is None:
             code = UNBOUND
         else:
             code = VALID if is_enabled(consumer) else CONSUMER_DISABLED
         return Verdict(code, record, consumer)
-
-    def _has_ended(self, ends_at: bytes) -> bool:
-        return self._cache.now_seconds() >= int.from_bytes(ends_at, "big")

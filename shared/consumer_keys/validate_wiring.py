@@ -16,7 +16,7 @@ from consumer_keys.keytext import derive_key
 from consumer_keys.presented import HEADER_BYTES_MAX, presented_key
 from consumer_keys.snapshot_base import Base
 from consumer_keys.snapshot_cache import Snapshot, SnapshotCache
-from consumer_keys.snapshot_source import SnapshotSource
+from consumer_keys.snapshot_source import Credential, SnapshotSource
 from consumer_keys.validate import Validator
 from consumer_keys.verdict import VALID, Verdict
 
@@ -24,13 +24,19 @@ FUNCTION = "validate_key"
 
 
 class Validation:
-    """One instance of validation: its source, cache and judgement."""
+    """One instance of validation: its source, cache and judgement.
 
-    def __init__(self, settings: config.Settings) -> None:
+    `poll_seconds` replaces the setting where something else looks at the pointer in time (`embedded`).
+    """
+
+    def __init__(
+        self, settings: config.Settings, credential: Credential = config.role_credential,
+        poll_seconds: float | None = None,
+    ) -> None:  # fmt: skip
         self.settings = settings
         self.gateway_ids = frozenset(gateway.gateway_id for gateway in settings.gateways)
         self.source = source = SnapshotSource(
-            config.role_credential, region=settings.tencentcloud_region, endpoint=settings.cloud_endpoint,
+            credential, region=settings.tencentcloud_region, endpoint=settings.cloud_endpoint,
             bucket=settings.cos_bucket or "", prefix=settings.snapshot_prefix,
         )  # fmt: skip
         root = source.root_secret(settings.root_secret_name, settings.root_secret_version)
@@ -39,8 +45,8 @@ class Validation:
             source, Base, lambda error: log.emit_exception("refresh_failed", error, function=FUNCTION),
             manifest_key=derive_key(root, "manifest"), environment=settings.environment,
             folder=settings.snapshot_dir or "/tmp/consumer-keys",  # noqa: S108 - the only writable folder on SCF
-            poll_seconds=settings.snapshot_poll_seconds, max_age_seconds=settings.snapshot_max_age_seconds,
-            clock=time.time,
+            poll_seconds=settings.snapshot_poll_seconds if poll_seconds is None else poll_seconds,
+            max_age_seconds=settings.snapshot_max_age_seconds, clock=time.time,
         )  # fmt: skip
         self.validator = Validator(self.cache, derive_key(root, "lookup"), settings.key_prefix)
 
@@ -85,11 +91,11 @@ def close() -> None:
 
 def handle(event: Any, context: Any) -> Any:
     """Forward auth at `/validate` and below, JSON at `/verify`, and direct invocation with {gateway_id, key}."""
-    return web.respond(FUNCTION, event, context, _answer)
+    return web.respond(FUNCTION, event, context, lambda request: answer(_validation(), request))
 
 
-def _answer(request: web.Request) -> web.Reply:
-    validation = _validation()
+def answer(validation: Validation, request: web.Request) -> web.Reply:
+    """What this validation says to a request, whichever way it came. Raises Problem and CloudFailure."""
     if request.kind != "http":
         return _verify(validation, request.fields)
     segments = request.path.split("/")
@@ -113,7 +119,7 @@ def _answer(request: web.Request) -> web.Reply:
 
 def _forward_auth(validation: Validation, request: web.Request, gateway_id: str) -> web.Reply:
     """200 with identity headers, or the one refusal that every refused request gets (nginx, Envoy, Traefik, Caddy)."""
-    if len("".join(map(str, request.headers.values()))) > HEADER_BYTES_MAX:
+    if len("".join([value for value in request.headers.values() if isinstance(value, str)])) > HEADER_BYTES_MAX:
         raise Problem("HeadersTooLarge")
     presented = presented_key(request.headers, request.query, key_in_query=validation.settings.key_in_query)
     verdict, snapshot = validation.validator.judge(gateway_id, presented)
