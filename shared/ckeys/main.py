@@ -119,6 +119,26 @@ def build(functions: tuple[str, ...], out: Path, python: str, here: bool) -> Non
             click.echo(f"{package.function:<18} {size:6.2f} MB zipped, {len(package.distributions)} packages")
 
 
+@cli.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8180, show_default=True, help="Port to listen on.")
+@click.option("--workers", type=click.IntRange(1, 256), help="Processes [one per core].")
+@click.option("--log-all", is_flag=True, help="A line of JSON per request; costs most of the speed.")
+def validator(host: str, port: int, workers: int | None, log_all: bool) -> None:
+    """Serve validation to gateways on this machine, from the snapshot alone.
+
+    The environment holds the settings of validate_key and its credential. Paths and answers are those of the function;
+    GET /healthz is 200 while there is a usable snapshot. Standard output gets one line of JSON per refused request, per
+    /verify, per failure, and per request that is out of the ordinary, such as one with the same header twice.
+    """
+    from ckeys.validator import ValidatorError, serve
+
+    try:
+        serve(host, port, workers or os.cpu_count() or 1, log_all=log_all)
+    except ValidatorError as error:
+        raise click.ClickException(str(error)) from None
+
+
 @cli.group()
 def operators() -> None:
     """Who manages keys."""

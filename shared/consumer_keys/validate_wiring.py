@@ -21,6 +21,7 @@ from consumer_keys.validate import Validator
 from consumer_keys.verdict import VALID, Verdict
 
 FUNCTION = "validate_key"
+_refused = web.same_every_time(Problem("KeyRefused"))
 
 
 class Validation:
@@ -119,14 +120,23 @@ def answer(validation: Validation, request: web.Request) -> web.Reply:
 
 def _forward_auth(validation: Validation, request: web.Request, gateway_id: str) -> web.Reply:
     """200 with identity headers, or the one refusal that every refused request gets (nginx, Envoy, Traefik, Caddy)."""
-    if len("".join([value for value in request.headers.values() if isinstance(value, str)])) > HEADER_BYTES_MAX:
+    if _size(request.headers) > HEADER_BYTES_MAX:
         raise Problem("HeadersTooLarge")
     presented = presented_key(request.headers, request.query, key_in_query=validation.settings.key_in_query)
     verdict, snapshot = validation.validator.judge(gateway_id, presented)
     noted = _noted(validation, gateway_id, verdict, snapshot)
     if verdict.code != VALID:
-        return web.problem_reply(Problem("KeyRefused"), request.request_id, noted)
+        return _refused(request.request_id, noted)
     return web.Reply(200, None, identity_headers(verdict), noted)
+
+
+def _size(headers: Mapping[str, Any]) -> int:
+    """How much text the header values hold, repeated lines included; what is no text is refused later anyway."""
+    texts = [value for value in headers.values() if isinstance(value, str)]
+    if len(texts) < len(headers):
+        lists = (value for value in headers.values() if isinstance(value, list))
+        texts += [line for lines in lists for line in lines if isinstance(line, str)]
+    return len("".join(texts))
 
 
 def identity_headers(verdict: Verdict) -> dict[str, str]:

@@ -48,7 +48,10 @@ class Request(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """An answer: a JSON-ready body (None: no body), headers, and what its line in the log says besides."""
+    """An answer: status, body, headers, and what its line in the log says besides.
+
+    The body is JSON-ready; None is no body, and a str is JSON text already.
+    """
 
     status: int
     body: Any
@@ -234,12 +237,24 @@ def problem_reply(problem: Problem, request_id: str, noted: Mapping[str, Any] = 
     return Reply(problem.status, problem.body(request_id), headers, {"code": problem.code, **noted})
 
 
+def same_every_time(problem: Problem) -> Callable[[str, Mapping[str, Any]], Reply]:
+    """`problem_reply` for a problem that is answered often: the document is encoded once, around its request id."""
+    head, tail = _encode(problem.body("\0")).split("\\u0000")
+    headers = problem_reply(problem, "").headers
+
+    def answer(request_id: str, noted: Mapping[str, Any]) -> Reply:
+        body = head + _encode(request_id)[1:-1] + tail
+        return Reply(problem.status, body, headers, {"code": problem.code, **noted})
+
+    return answer
+
+
 def render(reply: Reply, *, direct: bool) -> Any:
     """The value that the function returns: the body itself for direct invocation, else the integrated response."""
     if direct:
         return reply.body
     headers = {"Content-Type": JSON_TYPE, "Cache-Control": "no-store", **reply.headers}
-    body = "" if reply.body is None else _encode(reply.body)
+    body = "" if reply.body is None else reply.body if isinstance(reply.body, str) else _encode(reply.body)
     if reply.body is None:
         del headers["Content-Type"]
     return {"isBase64Encoded": False, "statusCode": reply.status, "headers": headers, "body": body}

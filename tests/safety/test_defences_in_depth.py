@@ -46,3 +46,9 @@ def test_header_values_of_other_kinds_are_a_refusal_whatever_their_depth_or_size
             {"httpMethod": "GET", "path": "/v1/gateways/default/validate", "headers": {"x-api-key": value}}, {}
         )
         assert answer["statusCode"] == 401
+
+
+def test_repeated_header_lines_count_towards_the_size_limit(api: Api) -> None:
+    api.bound_key()
+    answer = api("validate_key", "GET", "/validate", headers={"x-filler": ["a" * 4000] * 5}, token=None)
+    assert answer.status == 431
