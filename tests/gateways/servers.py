@@ -63,6 +63,8 @@ class Handler(BaseHTTPRequestHandler):
     """Reads a request whole, whatever its method, remembers it, and lets `answer` reply."""
 
     protocol_version = "HTTP/1.1"
+    # Head and body in one write, as real servers send them: between two writes Caddy 2.6 now and then gave up.
+    wbufsize = -1
     disable_nagle_algorithm = True
     timeout = 30
     server: Recorder
@@ -144,6 +146,7 @@ class _UpstreamHandler(Handler):
     def _event(self, data: str) -> None:
         event = f"data: {data}\n\n".encode()
         self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
+        self.wfile.flush()
 
 
 def _completion(kind: str, choice: dict[str, Any]) -> dict[str, Any]:
