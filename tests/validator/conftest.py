@@ -39,14 +39,14 @@ def free_port() -> int:
 
 
 def environment(deployment: Deployment, **changes: str | None) -> dict[str, str]:
-    """What validate_key has on SCF, and nothing of the deployment besides."""
+    """What validate_key has on SCF, and nothing of the deployment besides its folder for files."""
     mine = {setting.name for setting in SETTINGS} | {
         "PYTHONPATH", "TENCENTCLOUD_SECRETID", "TENCENTCLOUD_SECRETKEY", "TENCENTCLOUD_SESSIONTOKEN",
     }  # fmt: skip
     base = {name: value for name, value in os.environ.items() if name not in mine}
     given = {
         name: deployment.environment[name]
-        for name in ("COS_BUCKET", "CLOUD_ENDPOINT", "TENCENTCLOUD_SECRETID", "TENCENTCLOUD_SECRETKEY")
+        for name in ("COS_BUCKET", "CLOUD_ENDPOINT", "SNAPSHOT_DIR", "TENCENTCLOUD_SECRETID", "TENCENTCLOUD_SECRETKEY")
     }
     settings = {"SNAPSHOT_POLL_SECONDS": str(POLL_SECONDS), **given, **changes}
     return {**base, **{name: value for name, value in settings.items() if value is not None}}

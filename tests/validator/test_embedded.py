@@ -122,7 +122,9 @@ def test_eight_threads_judge_while_snapshots_change(api: Api, embedded: Embedded
             done.set()
         assert min(future.result(SECONDS_MAX) for future in judging) >= 100
     assert codes <= {"Valid", "KeyDisabled"}
-    assert embedded.judge("default", moving["value"]).valid
+    # So many refusals have used up the looks at once; the next one comes within a second, the thread's own sooner.
+    tries = (threading.Event().wait(0.05) or embedded.judge("default", moving["value"]).valid for _ in range(60))
+    assert any(tries)
 
 
 def test_valid_requests_do_not_wait_for_a_cloud_that_hangs(
