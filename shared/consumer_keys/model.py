@@ -191,12 +191,6 @@ class Nothing(Input):
     """A call without a body or a query."""
 
 
-class Verify(Input):
-    """POST /verify. The key may be any text: what cannot be a key is refused by verdict."""
-
-    key: str
-
-
 class ConsumerRef(BaseModel):
     """The consumer that a key is bound to."""
 

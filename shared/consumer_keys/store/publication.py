@@ -123,11 +123,6 @@ class SnapshotReads(Reads):
         rows = self.connection.execute(query).all()
         return [self._kms_key(row) for row in rows]
 
-    def kms_key(self, key_id: str) -> KmsKey | None:
-        """One KMS key, or None when it is gone."""
-        row = self.connection.execute(sa.select(k).where(k.c.key_id == key_id, k.c.generation == "KMS")).first()
-        return None if row is None else self._kms_key(row)
-
     def _kms_key(self, row: Any) -> KmsKey:
         values = sa.select(key_values.c.digest, key_values.c.ends_at).where(key_values.c.key_id == row.key_id)
         digests = {bytes(value.digest): value.ends_at for value in self.connection.execute(values)}

@@ -121,10 +121,6 @@ class Reads:
             return None
         return Operator(row.secret_id, row.role, split_gateways(row.gateways), row.status)
 
-    def operator_count(self) -> int:
-        """How many operators there are."""
-        return self.connection.execute(sa.select(sa.func.count()).select_from(operators)).scalar_one()
-
     def status(self) -> sa.RowMapping:
         """The deployment row."""
         return self.connection.execute(sa.select(deployment)).mappings().one()
