@@ -29,6 +29,7 @@ SHARED, FUNCTIONS = ROOT / "shared", ROOT / "functions"
 RINGS: dict[str, set[str]] = {
     "pure": {
         "errors", "model", "keytext", "strength", "verdict", "signing", "snapshot", "access", "presented", "paging",
+        "tc3",
     },
     "edge": {
         "store", "store.change", "store.database", "store.publication", "store.reads", "store.schema", "vault",

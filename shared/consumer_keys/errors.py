@@ -16,6 +16,7 @@ CODES: dict[str, tuple[int, str]] = {
     "InvalidParameter": (400, "A parameter is missing, unknown or not valid."),
     "WeakValue": (400, "The custom key value is too easy to guess."),
     "Unauthenticated": (401, "A valid operator credential is required."),
+    "SignatureReused": (401, "The signed request was used before; sign it anew."),
     "KeyRefused": (401, "The presented key is not accepted."),
     "Forbidden": (403, "The operator's role does not allow this call."),
     "RouteNotFound": (404, "There is nothing at this path."),

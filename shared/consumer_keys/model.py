@@ -240,7 +240,10 @@ class Consumer(BaseModel):
 
 
 class Caller(NamedTuple):
-    """Who makes a call, and the conditions that came with it. `gateways` None means all."""
+    """Who makes a call, and the conditions that came with it. `gateways` None means all.
+
+    `signature` is 32 bytes that stand for a signed request and the function that it reached; None for other callers.
+    """
 
     actor: str
     role: str
@@ -250,6 +253,7 @@ class Caller(NamedTuple):
     revisions: frozenset[int] | None = None
     idempotency_key: str | None = None
     fingerprint: str = ""
+    signature: bytes | None = None
 
 
 def timestamp(milliseconds: int) -> str:

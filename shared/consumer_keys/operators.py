@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from consumer_keys import tc3
 from consumer_keys.access import ROLES, authorise, token_digest
 from consumer_keys.errors import Problem, invalid
 from consumer_keys.keytext import new_id, random_base62
@@ -13,24 +16,77 @@ from consumer_keys.snapshot import OperatorRecord
 
 if TYPE_CHECKING:
     from consumer_keys.store.change import Change
-    from consumer_keys.store.database import Database
+    from consumer_keys.store.reads import Operator
+    from consumer_keys.wiring import Services
 
 SECRET_CHARS = 40
+# The service in the credential scope of a signed call of ours: `<date>/ckeys/tc3_request`.
+SIGNED_SERVICE = "ckeys"
+_SCHEMES = {"WWW-Authenticate": 'Bearer realm="consumer-keys", TC3-HMAC-SHA256 realm="consumer-keys"'}
 
 
 def authenticate(
-    function: str, request: Any, token: str | None, gateway_id: str | None, store: Database, operator_key: bytes
-) -> OperatorRecord:
-    """The operator behind a bearer token. A direct invocation is authenticated by CAM: it acts as the platform."""
+    app: Services, function: str, request: Any, token: str | None, gateway_id: str | None
+) -> tuple[OperatorRecord, bytes | None]:
+    """The operator behind a bearer token or a signature, and what stands for the signed request (else None).
+
+    A direct invocation is authenticated by CAM: it acts as the platform. Raises Unauthenticated, Forbidden and
+    GatewayNotFound.
+    """
     if request.kind != "http":
-        return OperatorRecord("function-invoke", "admin", None)
+        return OperatorRecord("function-invoke", "admin", None), None
+    if tc3.is_tc3(request.header("authorization")):
+        try:
+            operator, signature = signed_by(app, signed_request(request), (SIGNED_SERVICE,))
+        except tc3.SignatureRefused as refused:
+            raise Problem("Unauthenticated", tc3.REASONS[refused.reason], headers=_SCHEMES) from None
+        return authorise(function, operator, gateway_id), signed_use(function, signature)
     if token is None:
-        raise Problem("Unauthenticated")
-    with store.read() as db:
-        found = db.operator_by_digest(token_digest(operator_key, token))
-    active = found is not None and found.status == "Enable"
-    record = OperatorRecord(found.secret_id, found.role, found.gateways) if found and active else None
-    return authorise(function, record, gateway_id)
+        raise Problem("Unauthenticated", headers=_SCHEMES)
+    with app.store.read() as db:
+        found = db.operator_by_digest(token_digest(app.root.operator_key, token))
+    if found is None or found.status != "Enable":
+        raise Problem("Unauthenticated", headers=_SCHEMES)
+    return authorise(function, _record(found), gateway_id), None
+
+
+def signed_by(
+    app: Services, request: tc3.SignedRequest, services: Iterable[str]
+) -> tuple[OperatorRecord, tc3.Signature]:
+    """The enabled operator who signed exactly this request for one of `services`. Raises tc3.SignatureRefused.
+
+    Secrets are opened with data keys that the vault keeps for at most 15 minutes.
+    """
+    known: list[Operator] = []
+
+    def secret_keys(secret_id: str) -> list[str]:
+        with app.store.read() as db:
+            found = db.operator_secret(secret_id)
+        if found is None or found[0].status != "Enable":
+            return []
+        known.append(found[0])
+        return [app.operator_vault.open(app.place_of_operator(secret_id), found[1]).decode()]
+
+    signature = tc3.verify(request, app.now_ms() / 1000, services, secret_keys)
+    return _record(known[0]), signature
+
+
+def _record(found: Operator) -> OperatorRecord:
+    return OperatorRecord(found.secret_id, found.role, found.gateways)
+
+
+def signed_request(request: Any) -> tc3.SignedRequest:
+    """An HTTP request (web.Request) as its signature covers it. Raises tc3.SignatureRefused for a body of no bytes."""
+    try:
+        body = request.body.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise tc3.SignatureRefused(tc3.MALFORMED) from None
+    return tc3.SignedRequest(request.method, request.path, request.query, request.headers, body)
+
+
+def signed_use(function: str, signature: tc3.Signature) -> bytes:
+    """32 bytes for `Caller.signature`. The function is part of it: TC3 as the SDK signs leaves X-TC-Action out."""
+    return hashlib.sha256(f"{function}\0{signature.hex}".encode()).digest()
 
 
 def add(

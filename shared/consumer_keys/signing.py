@@ -18,16 +18,22 @@ _DIGEST = "sha256"
 def tc3_authorization(secret_id: str, secret_key: str, *, service: str, host: str, body: bytes, timestamp: int) -> str:
     """The Authorization header of a POST to `/` with `content-type;host` signed (document 382/52072, TC3)."""
     date = time.strftime("%Y-%m-%d", time.gmtime(timestamp))
-    scope, key = f"{date}/{service}/tc3_request", ("TC3" + secret_key).encode()
     canonical = (
         f"POST\n/\n\ncontent-type:application/json\nhost:{host}\n\ncontent-type;host\n"
         + hashlib.sha256(body).hexdigest()
     )
-    text = f"TC3-HMAC-SHA256\n{timestamp}\n{scope}\n" + hashlib.sha256(canonical.encode()).hexdigest()
+    signature = tc3_signature(secret_key, date, service, timestamp, canonical.encode())
+    scope = f"{date}/{service}/tc3_request"
+    return f"TC3-HMAC-SHA256 Credential={secret_id}/{scope}, SignedHeaders=content-type;host, Signature={signature}"
+
+
+def tc3_signature(secret_key: str, date: str, service: str, timestamp: int, canonical: bytes) -> str:
+    """The signature of a canonical request in hex (document 382/52072, TC3)."""
+    scope, key = f"{date}/{service}/tc3_request", ("TC3" + secret_key).encode()
+    text = f"TC3-HMAC-SHA256\n{timestamp}\n{scope}\n" + hashlib.sha256(canonical).hexdigest()
     for part in (date, service, "tc3_request"):
         key = hmac.digest(key, part.encode(), _DIGEST)
-    signature = hmac.digest(key, text.encode(), _DIGEST).hex()
-    return f"TC3-HMAC-SHA256 Credential={secret_id}/{scope}, SignedHeaders=content-type;host, Signature={signature}"
+    return hmac.digest(key, text.encode(), _DIGEST).hex()
 
 
 def cos_authorization(

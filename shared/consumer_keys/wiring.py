@@ -94,14 +94,14 @@ class Services:
     def authenticate(self, function: str, request: web.Request, gateway_id: str | None) -> Caller:
         """The caller of a function. Raises Unauthenticated, Forbidden or GatewayNotFound."""
         token = web.bearer_token(request)
-        operator = operators.authenticate(function, request, token, gateway_id, self.store, self.root.operator_key)
+        operator, signature = operators.authenticate(self, function, request, token, gateway_id)
         declared = {gateway.gateway_id for gateway in self.settings.gateways}
         if gateway_id is not None and gateway_id not in declared:
             raise Problem("GatewayNotFound")
         return Caller(
             operator.secret_id, operator.role, operator.gateways, function, request.request_id,
             web.revisions(request), web.idempotency_key(request) if request.method == "POST" else None,
-            _fingerprint(request),
+            _fingerprint(request), signature,
         )  # fmt: skip
 
     def _vault(self, purpose: str, kms_key_id: str | None) -> Vault:

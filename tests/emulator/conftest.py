@@ -7,7 +7,6 @@ import hmac
 import http.client
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import pytest
 from tencent_emulator.cloud import Cloud
 from tencent_emulator.pytest_plugin import SECRET_ID, SECRET_KEY
 from tencent_emulator.server import Server
+from tests.tccli import tccli_program
 
 Ask = Callable[..., dict[str, Any]]
 Refused = Callable[[str], AbstractContextManager[None]]
@@ -239,18 +239,12 @@ def emulator_process() -> Iterator[Callable[..., Process]]:
 @pytest.fixture
 def tccli(tmp_path: Path, tencent_server: Server) -> Callable[..., dict[str, Any]]:
     """Run the official command line against the emulator; its answer, or {"code": ...} of its refusal."""
-    beside = Path(sys.prefix) / "tccli" / "bin" / "tccli"
-    program = os.environ.get("TCCLI") or (str(beside) if beside.exists() else shutil.which("tccli"))
-    if program is None:
-        reason = "tccli is neither in the environment's tccli folder, nor named by TCCLI, nor on PATH"
-        if "tccli" in os.environ.get("CKEYS_REQUIRE", ""):
-            pytest.fail(reason)
-        pytest.skip(reason)
+    program = tccli_program()
 
     def run(service: str, action: str, **options: str) -> dict[str, Any]:
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
         done = subprocess.run(
-            [str(program), service, action, *words, "--endpoint", f"http://{tencent_server.endpoint}"],
+            [program, service, action, *words, "--endpoint", f"http://{tencent_server.endpoint}"],
             capture_output=True,
             text=True,
             timeout=60,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
 
@@ -15,52 +13,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from consumer_keys.signing import cos_authorization, tc3_authorization
+from tests.unit.recorder import Recorder
 
 SECRET_ID, SECRET_KEY, TOKEN = "AKIDEXAMPLE", "SECRETEXAMPLE", "TOKENEXAMPLE"
 SDK_TOKEN = "token/with+base64=and~more*of'it"
 NOW = 1_800_000_000
 HOST = "b-1250000000.cos.ap-guangzhou.myqcloud.com"
 SDK_BEFORE, SDK_AFTER = 60, 10_000  # the COS SDK signs for now-60 s to now+10000 s
-
-
-class Recorder(ThreadingHTTPServer):
-    """Answers everything with 200 and keeps what came: (method, raw path, headers, body)."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.seen: list[tuple[str, str, dict[str, str], bytes]] = []
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Recorder
-
-    def _answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        self.server.seen.append((self.command, self.path, headers, body))
-        reply = b'{"Response": {"RequestId": "r", "SecretName": "n", "VersionId": "v1", "SecretString": "s"}}'
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(reply)))
-        self.end_headers()
-        self.wfile.write(reply)
-
-    do_GET = do_POST = _answer  # noqa: N815 - names of the base class
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - name of the base class
-        pass
-
-
-@pytest.fixture(scope="module")
-def recorder() -> Iterator[Recorder]:
-    server = Recorder()
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,24 @@ from consumer_keys.errors import Problem, Replayed
 from consumer_keys.model import Caller, Consumer, Key
 from consumer_keys.snapshot import id_bytes
 from consumer_keys.store.reads import Reads
-from consumer_keys.store.schema import audit, changes, data_keys, deployment, idempotency, key_values, operators
+from consumer_keys.store.schema import (
+    audit,
+    changes,
+    data_keys,
+    deployment,
+    idempotency,
+    key_values,
+    operators,
+    signatures,
+)
 from consumer_keys.store.schema import consumer_keys as k
 from consumer_keys.store.schema import consumers as c
 
 IDEMPOTENCY_MS = 86_400_000
+# A signature is good from 5 minutes before to 5 minutes after its timestamp, so it cannot come back later than this.
+SIGNATURE_MS = 600_000
+# TC3 has no nonce: a client that makes the same call twice within a second signs it twice alike.
+SIGNATURE_REPEAT_MS = 2_000
 
 
 class Change(Reads):
@@ -47,6 +60,18 @@ class Change(Reads):
         if earlier is not None:
             check_fingerprint(earlier[0], self.caller.fingerprint)
             raise Replayed(json.loads(earlier[1]))
+
+    def use_signature(self) -> None:
+        """Raises SignatureReused when the signed request was used before, except for a repetition within 2 s."""
+        digest = self.caller.signature
+        if digest is None:
+            return
+        seen = self.connection.execute(sa.select(signatures.c.seen_at).where(signatures.c.digest == digest)).scalar()
+        if seen is None:
+            self.connection.execute(sa.delete(signatures).where(signatures.c.seen_at < self.now_ms - SIGNATURE_MS))
+            self.connection.execute(sa.insert(signatures).values(digest=digest, seen_at=self.now_ms))
+        elif abs(self.now_ms - seen) > SIGNATURE_REPEAT_MS:
+            raise Problem("SignatureReused")
 
     def remember(self, body: Any) -> None:
         """Stores the answer, which must hold no secret, for repetitions of the request."""

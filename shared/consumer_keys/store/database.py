@@ -48,11 +48,12 @@ class Database:
         """A write transaction, serialised with every other one by the lock on the deployment row.
 
         Commits when the block ends normally, durably; any exception undoes everything. Raises Replayed when the
-        caller's Idempotency-Key was used before.
+        caller's Idempotency-Key was used before, and SignatureReused for a signed request that comes again.
         """
         with self._transaction(write=True) as connection:
             change = Change(connection, caller, now_ms)
             change.raise_if_replayed()
+            change.use_signature()
             yield change
 
     def raise_if_replayed(self, caller: Caller, now_ms: int) -> None:

@@ -121,6 +121,13 @@ class Reads:
             return None
         return Operator(row.secret_id, row.role, split_gateways(row.gateways), row.status)
 
+    def operator_secret(self, secret_id: str) -> tuple[Operator, bytes] | None:
+        """An operator by id, with the sealed secret."""
+        row = self.connection.execute(sa.select(operators).where(operators.c.secret_id == secret_id)).first()
+        if row is None:
+            return None
+        return Operator(row.secret_id, row.role, split_gateways(row.gateways), row.status), bytes(row.sealed)
+
     def status(self) -> sa.RowMapping:
         """The deployment row."""
         return self.connection.execute(sa.select(deployment)).mappings().one()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
-SCHEMA_REVISION = "0001"
+SCHEMA_REVISION = "0002"
 metadata = sa.MetaData()
 
 
@@ -177,4 +177,13 @@ idempotency = sa.Table(
     sa.Column("body", _long_text(), nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Index("ix_idempotency_created", "created_at"),
+)
+
+signatures = sa.Table(
+    "signatures",
+    metadata,
+    # Signed requests that changed something: a digest of function and signature, and when it was first seen.
+    sa.Column("digest", _bytes(32), primary_key=True),
+    sa.Column("seen_at", sa.BigInteger, nullable=False),
+    sa.Index("ix_signatures_seen", "seen_at"),
 )

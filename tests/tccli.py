@@ -1,0 +1,22 @@
+"""Where the official command line is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def tccli_program() -> str:
+    """Its path; skips the test where it is not installed, and fails it where CKEYS_REQUIRE names it."""
+    beside = Path(sys.prefix) / "tccli" / "bin" / "tccli"
+    program = os.environ.get("TCCLI") or (str(beside) if beside.exists() else shutil.which("tccli"))
+    if program is None:
+        reason = "tccli is neither in the environment's tccli folder, nor named by TCCLI, nor on PATH"
+        if "tccli" in os.environ.get("CKEYS_REQUIRE", ""):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return program
