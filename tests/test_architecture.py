@@ -28,12 +28,12 @@ SHARED, FUNCTIONS = ROOT / "shared", ROOT / "functions"
 
 RINGS: dict[str, set[str]] = {
     "pure": {
-        "errors", "model", "keytext", "strength", "verdict", "signing", "snapshot", "access", "presented", "paging",
-        "tc3",
+        "errors", "failpoints", "model", "keytext", "strength", "verdict", "signing", "snapshot", "access", "presented",
+        "paging", "tc3",
     },
     "edge": {
-        "store", "store.change", "store.database", "store.publication", "store.reads", "store.schema", "vault",
-        "cloud", "cloud.service", "cloud.ssm", "cloud.kms", "cloud.scf", "cloud.cos",
+        "store", "store.change", "store.database", "store.dialect", "store.publication", "store.reads", "store.schema",
+        "vault", "cloud", "cloud.service", "cloud.ssm", "cloud.kms", "cloud.scf", "cloud.cos",
         "web", "operation", "log", "config", "snapshot_cache", "snapshot_source", "snapshot_base",
         "http_reads",
     },

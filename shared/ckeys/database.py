@@ -8,7 +8,8 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
-from consumer_keys.store.database import make_engine, schema_revision
+from consumer_keys.store.database import schema_revision
+from consumer_keys.store.dialect import make_engine
 from consumer_keys.store.schema import SCHEMA_REVISION
 
 

@@ -24,6 +24,7 @@ from ckeys.template import Template, load_template
 from consumer_keys import config, front_door, operators, validate_wiring, wiring
 from consumer_keys.access import token_digest
 from consumer_keys.errors import CloudFailure
+from consumer_keys.store.change import Change
 from tencent_emulator.cloud import Cloud, CloudError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,8 +139,8 @@ class Deployment:
 
     def _first_operator(self) -> None:
         app = self.services
-        with app.store.read() as db:
-            known = db.operator_by_digest(token_digest(app.root.operator_key, self.operator[1]))
+        digest = token_digest(app.root.operator_key, self.operator[1])
+        known = app.store.read(lambda db: db.operator_by_digest(digest))
         if known is not None:
             return
         try:
@@ -163,9 +164,11 @@ def add_operator(
     """A new operator of any deployment: (secret id, secret key). The key is shown this once."""
     chosen = pair or operators.new_pair()
     sealed = app.operator_vault.seal(app.place_of_operator(chosen[0]), chosen[1].encode())
-    with app.store.change(operators.system_caller("ckeys", ""), app.now_ms()) as change:
-        operators.add(change, sealed, app.root.operator_key, name=name, role=role, gateways=gateways, pair=chosen)
-    app.publish_after(change)
+
+    def insert(db: Change) -> None:
+        operators.add(db, sealed, app.root.operator_key, name=name, role=role, gateways=gateways, pair=chosen)
+
+    app.change(operators.system_caller("ckeys", ""), insert)
     return chosen
 
 

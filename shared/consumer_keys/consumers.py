@@ -11,6 +11,7 @@ from consumer_keys.model import Caller, Consumer, CreateConsumer, ListConsumers,
 from consumer_keys.paging import list_page
 
 if TYPE_CHECKING:
+    from consumer_keys.store.change import Change
     from consumer_keys.store.reads import Reads
     from consumer_keys.wiring import Services
 
@@ -18,31 +19,33 @@ if TYPE_CHECKING:
 def create(app: Services, caller: Caller, gateway_id: str, given: CreateConsumer) -> Consumer:
     """A new consumer. Raises NameInUse."""
     consumer_id = new_id("consumer", os.urandom)
-    with app.store.change(caller, app.now_ms()) as db:
+
+    def insert(db: Change) -> Consumer:
         db.insert_consumer({"consumer_id": consumer_id, "gateway_id": gateway_id, **given.model_dump()})
         consumer = db.consumer(gateway_id, consumer_id)
         db.audit("consumer.create", gateway_id, consumer_id, None, consumer)
         db.remember(consumer.model_dump(mode="json"))
-    app.publish_after(db)
-    return consumer
+        return consumer
+
+    return app.change(caller, insert)
 
 
 def get(app: Services, gateway_id: str, consumer_id: str) -> Consumer:
     """One consumer. Raises ConsumerNotFound."""
-    with app.store.read() as db:
-        return db.consumer(gateway_id, consumer_id)
+    return app.store.read(lambda db: db.consumer(gateway_id, consumer_id))
 
 
 def find(app: Services, gateway_id: str, given: ListConsumers) -> dict[str, Any]:
     """A page of consumers: items, total_count of all matches, next_cursor or null."""
-    with app.store.read() as db:
-        return list_page(app.root.cursor_key, "consumers", gateway_id, given, db.consumers, app.now_ms())
+    cursor_key, now_ms = app.root.cursor_key, app.now_ms()
+    return app.store.read(lambda db: list_page(cursor_key, "consumers", gateway_id, given, db.consumers, now_ms))
 
 
 def update(app: Services, caller: Caller, gateway_id: str, consumer_id: str, given: UpdateConsumer) -> Consumer:
     """Changes name, description and status. Disabling a consumer stops all its keys."""
     values = given.model_dump(exclude_unset=True)
-    with app.store.change(caller, app.now_ms()) as db:
+
+    def edit(db: Change) -> Consumer:
         before = db.consumer(gateway_id, consumer_id)
         db.check_revision(before.revision)
         after = before
@@ -51,8 +54,9 @@ def update(app: Services, caller: Caller, gateway_id: str, consumer_id: str, giv
             after = db.consumer(gateway_id, consumer_id)
             db.audit("consumer.update", gateway_id, consumer_id, before, after)
         db.remember(after.model_dump(mode="json"))
-    app.publish_after(db)
-    return after
+        return after
+
+    return app.change(caller, edit)
 
 
 def blockers(db: Reads, consumer_id: str) -> list[dict[str, Any]]:
@@ -69,16 +73,21 @@ def delete(app: Services, caller: Caller, gateway_id: str, consumer_id: str, *, 
     A dry run changes nothing and returns {deletable, blockers}.
     """
     if dry_run:
-        with app.store.read() as db:
-            db.consumer(gateway_id, consumer_id)
-            found = blockers(db, consumer_id)
+        found = app.store.read(lambda db: _existing_blockers(db, gateway_id, consumer_id))
         return {"deletable": not found, "blockers": found}
-    with app.store.change(caller, app.now_ms()) as change:
-        consumer = change.consumer(gateway_id, consumer_id)
-        change.check_revision(consumer.revision)
-        if found := blockers(change, consumer_id):
+
+    def remove(db: Change) -> None:
+        consumer = db.consumer(gateway_id, consumer_id)
+        db.check_revision(consumer.revision)
+        if found := blockers(db, consumer_id):
             raise Problem("UnresolvedDependencies", members={"blockers": found})
-        change.delete_consumer(consumer_id)
-        change.audit("consumer.delete", gateway_id, consumer_id, consumer)
-    app.publish_after(change)
+        db.delete_consumer(consumer_id)
+        db.audit("consumer.delete", gateway_id, consumer_id, consumer)
+
+    app.change(caller, remove)
     return None
+
+
+def _existing_blockers(db: Reads, gateway_id: str, consumer_id: str) -> list[dict[str, Any]]:
+    db.consumer(gateway_id, consumer_id)
+    return blockers(db, consumer_id)

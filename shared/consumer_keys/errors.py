@@ -40,6 +40,7 @@ CODES: dict[str, tuple[int, str]] = {
     "HeadersTooLarge": (431, "The request headers are too large."),
     "InternalError": (500, "Something failed inside; the log has the details under the request id."),
     "DependencyUnavailable": (503, "A service that this call needs does not answer; nothing was changed."),
+    "OutcomeUnknown": (503, "The database did not confirm the change, which may have been made; look, or repeat it."),
     "SnapshotUnavailable": (503, "There is no usable snapshot of the keys."),
 }
 

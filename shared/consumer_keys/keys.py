@@ -14,6 +14,7 @@ from consumer_keys.strength import weakness
 
 if TYPE_CHECKING:
     from consumer_keys.store.change import Change
+    from consumer_keys.store.reads import Reads
     from consumer_keys.wiring import Services
 
 
@@ -26,7 +27,8 @@ def create(app: Services, caller: Caller, gateway_id: str, given: CreateKey) -> 
     sealed: tuple[bytes | None, str | None] = (None, None)
     if given.generation != "KMS":
         sealed = app.key_vault.seal(app.place_of_key(gateway_id, key_id), value)
-    with app.store.change(caller, app.now_ms()) as db:
+
+    def insert(db: Change) -> Key:
         db.insert_key(
             {
                 "key_id": key_id, "gateway_id": gateway_id, "name": given.name, "description": given.description,
@@ -42,7 +44,9 @@ def create(app: Services, caller: Caller, gateway_id: str, given: CreateKey) -> 
         key = db.key(gateway_id, key_id)
         db.audit("key.create", gateway_id, key_id, None, key)
         db.remember(key.model_dump(mode="json"))
-    app.publish_after(db)
+        return key
+
+    key = app.change(caller, insert)
     return key, value.decode() if given.generation == "System" else None
 
 
@@ -94,14 +98,13 @@ def _credential_columns(credential: Credential | None, now_ms: int) -> dict[str,
 
 def get(app: Services, gateway_id: str, key_id: str) -> Key:
     """One key. Raises KeyNotFound."""
-    with app.store.read() as db:
-        return db.key(gateway_id, key_id)
+    return app.store.read(lambda db: db.key(gateway_id, key_id))
 
 
 def find(app: Services, gateway_id: str, given: ListKeys) -> dict[str, Any]:
     """A page of keys: items, total_count of all matches, next_cursor or null."""
-    with app.store.read() as db:
-        return list_page(app.root.cursor_key, "keys", gateway_id, given, db.keys, app.now_ms())
+    cursor_key, now_ms = app.root.cursor_key, app.now_ms()
+    return app.store.read(lambda db: list_page(cursor_key, "keys", gateway_id, given, db.keys, now_ms))
 
 
 def update(app: Services, caller: Caller, gateway_id: str, key_id: str, given: UpdateKey) -> Key:
@@ -133,7 +136,7 @@ def unbind(app: Services, caller: Caller, gateway_id: str, key_id: str) -> Key:
 def _change(
     app: Services, caller: Caller, action: str, gateway_id: str, key_id: str, values: dict[str, Any], check: Any = None
 ) -> Key:
-    with app.store.change(caller, app.now_ms()) as db:
+    def edit(db: Change) -> Key:
         row, before = db.key_row(gateway_id, key_id), db.key(gateway_id, key_id)
         db.check_revision(before.revision)
         if check is not None:
@@ -144,8 +147,9 @@ def _change(
             after = db.key(gateway_id, key_id)
             db.audit(action, gateway_id, key_id, before, after)
         db.remember(after.model_dump(mode="json"))
-    app.publish_after(db)
-    return after
+        return after
+
+    return app.change(caller, edit)
 
 
 def blockers(key: Key) -> list[dict[str, Any]]:
@@ -167,27 +171,34 @@ def delete(app: Services, caller: Caller, gateway_id: str, key_id: str, *, dry_r
     if dry_run:
         found = blockers(get(app, gateway_id, key_id))
         return {"deletable": not found, "blockers": found}
-    with app.store.change(caller, app.now_ms()) as db:
+
+    def remove(db: Change) -> None:
         key = db.key(gateway_id, key_id)
         db.check_revision(key.revision)
         if found := blockers(key):
             raise Problem("UnresolvedDependencies", members={"blockers": found})
         db.delete_key(key_id)
         db.audit("key.delete", gateway_id, key_id, key)
-    app.publish_after(db)
+
+    app.change(caller, remove)
     return None
 
 
 def reveal(app: Services, caller: Caller, gateway_id: str, key_id: str, given: RevealKey) -> str:
     """The value of a System or Custom key. The audit row is committed before the value leaves."""
     app.store.raise_if_replayed(caller, app.now_ms())
-    with app.store.read() as found:
-        if found.key(gateway_id, key_id).generation == "KMS":
+
+    def find_sealed(db: Reads) -> bytes:
+        if db.key(gateway_id, key_id).generation == "KMS":
             raise Problem("ManagedByKms")
-        sealed = found.sealed_value(key_id)
-    value = app.key_vault.open(app.place_of_key(gateway_id, key_id), sealed).decode()
-    with app.store.change(caller, app.now_ms()) as db:
+        return db.sealed_value(key_id)
+
+    def record(db: Change) -> None:
         db.key(gateway_id, key_id)  # still there
         db.audit("key.reveal", gateway_id, key_id, None, {"reason": given.reason})
         db.remember({"key_id": key_id, "value": None})
+
+    sealed = app.store.read(find_sealed)
+    value = app.key_vault.open(app.place_of_key(gateway_id, key_id), sealed).decode()
+    app.change(caller, record)
     return value

@@ -43,8 +43,8 @@ def authenticate(
         return authorise(function, operator, gateway_id), signed_use(function, signature)
     if token is None:
         raise Problem("Unauthenticated", headers=_SCHEMES)
-    with app.store.read() as db:
-        found = db.operator_by_digest(token_digest(app.root.operator_key, token))
+    digest = token_digest(app.root.operator_key, token)
+    found = app.store.read(lambda db: db.operator_by_digest(digest))
     if found is None or found.status != "Enable":
         raise Problem("Unauthenticated", headers=_SCHEMES)
     return authorise(function, _record(found), gateway_id), None
@@ -60,8 +60,7 @@ def signed_by(
     known: list[Operator] = []
 
     def secret_keys(secret_id: str) -> list[str]:
-        with app.store.read() as db:
-            found = db.operator_secret(secret_id)
+        found = app.store.read(lambda db: db.operator_secret(secret_id))
         if found is None or found[0].status != "Enable":
             return []
         known.append(found[0])

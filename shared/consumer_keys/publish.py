@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from consumer_keys.failpoints import reach
 from consumer_keys.snapshot import (
     POINTER,
     Manifest,
@@ -26,6 +27,7 @@ from consumer_keys.snapshot import (
 
 if TYPE_CHECKING:
     from consumer_keys.store.database import Database
+    from consumer_keys.store.publication import Housekeeping, Published, SnapshotReads
 
 LEASE, LEASE_MS, LEASE_MARGIN_MS = "publish", 60_000, 10_000
 OVERLAY_ENTRIES_MAX = 5_000
@@ -66,6 +68,17 @@ class SnapshotShrinks(PublicationRefused):
     """So many values fewer than last time are more likely a mishap; an operator may override it."""
 
 
+class _Draft(NamedTuple):
+    """What one publication holds, and the state that it was made from."""
+
+    state: Published
+    base: Part
+    base_revision: int
+    fresh: bool
+    overlay: Overlay
+    values: int
+
+
 class Outcome(NamedTuple):
     """What a publication made."""
 
@@ -93,8 +106,7 @@ class Publisher:
             outcome = self.publish()
             if outcome is not None:
                 return outcome
-            with self._store.snapshot() as db:
-                state = db.published()
+            state = self._store.snapshot(lambda db: db.published())
             if state.published_revision >= revision:
                 return Outcome(state.published_version, state.published_revision)
             self._sleep(WAIT_STEP_SECONDS)
@@ -107,21 +119,21 @@ class Publisher:
         Raises PublicationRefused or Unavailable.
         """
         holder = os.urandom(8).hex()
-        with self._store.housekeeping() as db:
-            started = self._now_ms()
-            token = db.claim_lease(LEASE, holder, started, LEASE_MS)
+        started, token = self._store.housekeeping("lease-claim", lambda db: self._claim(db, holder))
         if token is None:
             return None
         try:
             return self._rounds(token, started, heartbeat, may_shrink)
         finally:
-            with self._store.housekeeping() as db:
-                db.release_lease(LEASE, token)
+            self._store.housekeeping("lease-release", lambda db: db.release_lease(LEASE, token))
+
+    def _claim(self, db: Housekeeping, holder: str) -> tuple[int, int | None]:
+        started = self._now_ms()  # under the lock, however long it took to get it
+        return started, db.claim_lease(LEASE, holder, started, LEASE_MS)
 
     def _rounds(self, token: int, started_ms: int, heartbeat: bool, may_shrink: bool) -> Outcome:
         """Publishes again while changes were committed meanwhile: their own publishers found the lease taken."""
-        with self._store.snapshot() as db:
-            state = db.published()
+        state = self._store.snapshot(lambda db: db.published())
         outcome = Outcome(state.published_version, state.published_revision)
         for round_number in range(_ROUNDS):
             if state.revision <= outcome.revision and not (heartbeat and round_number == 0):
@@ -132,72 +144,76 @@ class Publisher:
                 if heartbeat:
                     self._renew(token, started_ms)
                 raise
-            with self._store.snapshot() as db:
-                state = db.published()
+            state = self._store.snapshot(lambda db: db.published())
         return outcome
 
     def _once(self, token: int, started_ms: int, heartbeat: bool, may_shrink: bool) -> Outcome:
         with tempfile.TemporaryDirectory(prefix="ckeys-publish-") as folder:
             path = os.path.join(folder, "base.lmdb")
-            with self._store.snapshot() as db:
-                state = db.published()
-                base, base_revision = state.base, state.base_revision
-                fresh = base is None or (heartbeat and _outgrown(db.change_count(), base))
-                if fresh or base is None:
-                    sha256, size, count = self._build_base(path, db.all_keys(), db.all_consumers())
-                    base, base_revision = part("base", ".lmdb", sha256, size, count), state.revision
-                overlay = Overlay(
-                    db.changed_keys(base_revision), db.changed_consumers(base_revision), db.all_operators()
-                )
-                # The counter is kept by changes; values that went any other way show only when they are counted, and
-                # that is done whenever the snapshot could lose too many, and at each tick.
-                removed = sum(record is None for record in overlay.keys.values())
-                counted = fresh or heartbeat or _shrinks(state.published_count, state.published_count - removed)
-                count = db.value_count() if counted else state.entry_count
-                if not may_shrink and _shrinks(state.published_count, count):
-                    raise SnapshotShrinks(
-                        f"the snapshot would lose {state.published_count - count} of {state.published_count} values"
-                    )
-            if fresh:
+            draft = self._store.snapshot(lambda db: self._collect(db, path, heartbeat, may_shrink))
+            if draft.fresh:
                 with open(path, "rb") as file:
-                    self._upload(base, file.read(), "application/octet-stream")
+                    self._upload("base", draft.base, file.read(), "application/octet-stream")
+        state, overlay = draft.state, draft.overlay
         data = encode_overlay(overlay)
         named = part(
             "overlay", ".json", hashlib.sha256(data).hexdigest(), len(data), len(overlay.keys) + len(overlay.consumers)
         )
-        self._upload(named, data, "application/json")
-        version = self._write_pointer(token, started_ms, state.published_version, state.revision, base, named)
-        with self._store.housekeeping() as housekeeping:
-            housekeeping.record_publication(version, state.revision, count, base, base_revision, named, self._now_ms())
+        self._upload("overlay", named, data, "application/json")
+        version = self._write_pointer(token, started_ms, state.published_version, state.revision, draft.base, named)
+        self._store.housekeeping(
+            "publication",
+            lambda db: db.record_publication(
+                version, state.revision, draft.values, draft.base, draft.base_revision, named, self._now_ms()
+            ),
+        )
         return Outcome(version, state.revision)
 
-    def _upload(self, named: Part, data: bytes, content_type: str) -> None:
+    def _collect(self, db: SnapshotReads, path: str, heartbeat: bool, may_shrink: bool) -> _Draft:
+        """What to publish, from one state of the database; a new base is written to `path`. Raises SnapshotShrinks."""
+        state = db.published()
+        base, base_revision = state.base, state.base_revision
+        fresh = base is None or (heartbeat and _outgrown(db.change_count(), base))
+        if fresh or base is None:
+            sha256, size, count = self._build_base(path, db.all_keys(), db.all_consumers())
+            base, base_revision = part("base", ".lmdb", sha256, size, count), state.revision
+        overlay = Overlay(db.changed_keys(base_revision), db.changed_consumers(base_revision), db.all_operators())
+        # The counter is kept by changes; values that went any other way show only when they are counted, and that is
+        # done whenever the snapshot could lose too many, and at each tick.
+        removed = sum(record is None for record in overlay.keys.values())
+        counted = fresh or heartbeat or _shrinks(state.published_count, state.published_count - removed)
+        count = db.value_count() if counted else state.entry_count
+        if not may_shrink and _shrinks(state.published_count, count):
+            raise SnapshotShrinks(
+                f"the snapshot would lose {state.published_count - count} of {state.published_count} values"
+            )
+        return _Draft(state, base, base_revision, fresh, overlay, count)
+
+    def _upload(self, what: str, named: Part, data: bytes, content_type: str) -> None:
         """Writes an immutable object and reads it back before anything may name it."""
         key = self._prefix + named.name
+        reach(f"{what}.before-write")
         self._bucket.put(key, data, content_type)
+        reach(f"{what}.after-write")
         if self._bucket.get(key) != data:
             raise PublicationRefused(f"{named.name} reads back differently from what was written")
 
     def _renew(self, token: int, started_ms: int) -> None:
         """Keeps the last snapshot in force while a guard holds: the mishap must not end validation an hour later."""
-        with self._store.snapshot() as db:
-            state = db.published()
+        state = self._store.snapshot(lambda db: db.published())
         last = self._manifest_in_bucket()
         if last is None:
             return
         version = self._write_pointer(
             token, started_ms, state.published_version, last.revision, last.base, last.overlay
         )
-        with self._store.housekeeping() as housekeeping:
-            housekeeping.record_publication(
-                version,
-                last.revision,
-                state.published_count,
-                last.base,
-                state.base_revision,
-                last.overlay,
+        self._store.housekeeping(
+            "publication",
+            lambda db: db.record_publication(
+                version, last.revision, state.published_count, last.base, state.base_revision, last.overlay,
                 self._now_ms(),
-            )
+            ),
+        )  # fmt: skip
 
     def _write_pointer(
         self, token: int, started_ms: int, published_version: int, revision: int, base: Part, overlay: Part
@@ -206,11 +222,12 @@ class Publisher:
         # Above the bucket's version too: a restored database must not hand out old numbers.
         version = max(published_version, last.version if last else 0) + 1
         manifest = Manifest(self._environment, version, revision, now_ms, self._root_version, base, overlay)
-        with self._store.housekeeping() as db:
-            held = db.holds_lease(LEASE, token, now_ms)
+        held = self._store.snapshot(lambda db: db.holds_lease(LEASE, token, now_ms))
         if not held or now_ms > started_ms + LEASE_MS - LEASE_MARGIN_MS:
             raise PublicationRefused("the lease ran out before the pointer was written")
+        reach("pointer.before-write")
         self._bucket.put(self._prefix + POINTER, seal_manifest(manifest, self._manifest_key), "application/json")
+        reach("pointer.after-write")
         return version
 
     def _manifest_in_bucket(self) -> Manifest | None:
@@ -227,21 +244,14 @@ class Publisher:
     def clean_up(self) -> int:
         """Deletes objects that no publication of the last day and no recent version names; returns how many."""
         now_ms = self._now_ms()
-        with self._store.snapshot() as db:
-            newest = db.published().published_version
-            old = db.old_publications(now_ms - KEEP_MS, newest - KEEP_VERSIONS)
+        old = self._store.snapshot(lambda db: db.old_publications(now_ms - KEEP_MS, KEEP_VERSIONS))
         if not old:
             return 0
-        with self._store.housekeeping() as housekeeping:
-            housekeeping.forget_publications([row["version"] for row in old])
-            unused = {
-                row[column]
-                for row in old
-                for column in ("base", "overlay")
-                if not housekeeping.object_in_use(column, row[column])
-            }
+        unused = self._store.housekeeping("clean-up", lambda db: db.forget_publications(old))
         for name in sorted(unused):
+            reach("deletion.before-write")
             self._bucket.delete(self._prefix + name)
+            reach("deletion.after-write")
         return len(unused)
 
 

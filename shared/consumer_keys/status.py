@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 
 def show(app: Services, caller: Caller) -> dict[str, Any]:
     """Gateways of the caller, database and published revision, snapshot version and age, last sync report."""
-    with app.store.read() as db:
-        row = db.status()
+    row = app.store.read(lambda db: db.status())
     now = app.now_ms()
     mine = [
         gateway for gateway in app.settings.gateways if caller.gateways is None or gateway.gateway_id in caller.gateways

@@ -40,8 +40,8 @@ class Pace(NamedTuple):
 def run(app: Services, request_id: str, pace: Pace) -> dict[str, Any]:
     """One tick. Returns the report, which is also kept for /v1/status; `lease` is "busy" when another run holds it."""
     started = app.now_ms()
-    with app.store.housekeeping() as db:
-        token = db.claim_lease(LEASE, os.urandom(8).hex(), started, max(pace.deadline_ms - started, 1000) + 5000)
+    holder, ttl = os.urandom(8).hex(), max(pace.deadline_ms - started, 1000) + 5000
+    token = app.store.housekeeping("lease-claim", lambda db: db.claim_lease(LEASE, holder, started, ttl))
     if token is None:
         return {"lease": "busy", "started_at": timestamp(started)}
     try:
@@ -54,12 +54,10 @@ def run(app: Services, request_id: str, pace: Pace) -> dict[str, Any]:
         report |= {
             "finished_at": timestamp(finished), "poll_ms": polled - started, "publish_ms": finished - polled,
         }  # fmt: skip
-        with app.store.housekeeping() as db:
-            db.save_report(report)
+        app.store.housekeeping("sync-report", lambda db: db.save_report(report))
         return report
     finally:
-        with app.store.housekeeping() as db:
-            db.release_lease(LEASE, token)
+        app.store.housekeeping("lease-release", lambda db: db.release_lease(LEASE, token))
 
 
 def _publish(app: Services) -> dict[str, Any]:
@@ -94,8 +92,7 @@ class _Tick:
         self._drop_ended_values()
         started = self._app.now_ms()
         while True:
-            with self._app.store.snapshot() as db:
-                due = db.due_kms_keys(started, BATCH)
+            due = self._app.store.snapshot(lambda db: db.due_kms_keys(started, BATCH))
             unchanged: list[str] = []
             for position, key in enumerate(due):
                 if self._app.now_ms() >= self._pace.deadline_ms:
@@ -111,17 +108,20 @@ class _Tick:
 
     def _note(self, unchanged: list[str]) -> None:
         if unchanged:
-            with self._app.store.housekeeping() as db:
-                # One millisecond on, so that this run does not see them as due again.
-                db.note_checked(unchanged, self._app.now_ms() + 1)
+            # One millisecond on, so that this run does not see them as due again.
+            checked_at = self._app.now_ms() + 1
+            self._app.store.housekeeping("sync-note", lambda db: db.note_checked(unchanged, checked_at))
 
     def _drop_ended_values(self) -> None:
-        with self._app.store.snapshot() as db:
-            ended = db.ended_values(self._app.now_ms(), BATCH)
+        now = self._app.now_ms()
+        ended = self._app.store.snapshot(lambda db: db.ended_values(now, BATCH))
+
+        def drop(change: Change) -> None:
+            for _key_id, digest in ended:
+                change.remove_value(digest)
+
         if ended:
-            with self._app.store.change(self._caller, self._app.now_ms()) as change:
-                for _key_id, digest in ended:
-                    change.remove_value(digest)
+            self._app.store.change(self._caller, now, drop)
             self._count["ended_values"] += len(ended)
 
     def _one(self, key: KmsKey) -> bool:
@@ -163,25 +163,25 @@ class _Tick:
         if key.digests.get(digest, 0) is None and key.status == "Success":
             self._count["unchanged"] += 1
             if key.error is not None:  # it could not be read for a while: only the report has changed
-                with self._app.store.housekeeping() as housekeeping:
-                    housekeeping.note_sync(
-                        key.key_id, sync_error=None, sync_failures=0, sync_checked_at=now, sync_next_at=now + 1
-                    )
+                self._note_sync(key, sync_error=None, sync_failures=0, sync_checked_at=now, sync_next_at=now + 1)
                 return False
             return True
-        with self._app.store.change(self._caller, now) as db:
+
+        def take_over(db: Change) -> None:
             before = db.key(key.gateway_id, key.key_id)
             for other, ends_at in key.digests.items():
                 if other != digest and ends_at is None:
                     db.end_value(other, now + self._cache_ms())
             if digest not in key.digests:
                 db.add_value(key.key_id, digest)
-                self._count["changed"] += 1
             elif key.digests[digest] is not None:
                 db.end_value(digest, None)
-                self._count["changed"] += 1
             self._write(db, key, "Success", None, failures=0, next_at=now + 1, gone_at=None)
             db.audit("key.sync", key.gateway_id, key.key_id, before, db.key(key.gateway_id, key.key_id))
+
+        self._app.store.change(self._caller, now, take_over)
+        if key.digests.get(digest, 0) is not None:
+            self._count["changed"] += 1
         return False
 
     def _gone(self, key: KmsKey, code: str) -> bool:
@@ -192,16 +192,18 @@ class _Tick:
         self._count["failed" if status == "Fail" else "ending"] += 1
         self._errors[code] += 1
         if key.gone_at is not None and (status, code) == (key.status, key.error):
-            with self._app.store.housekeeping() as housekeeping:
-                housekeeping.note_sync(key.key_id, sync_checked_at=now, sync_next_at=now + 1)
+            self._note_sync(key, sync_checked_at=now, sync_next_at=now + 1)
             return False
-        with self._app.store.change(self._caller, now) as db:
+
+        def end(db: Change) -> None:
             before = db.key(key.gateway_id, key.key_id)
             for digest, end in key.digests.items():
                 if end is None:
                     db.end_value(digest, ends_at)
             self._write(db, key, status, code, failures=0, next_at=now + 1, gone_at=gone_at)
             db.audit("key.sync", key.gateway_id, key.key_id, before, db.key(key.gateway_id, key.key_id))
+
+        self._app.store.change(self._caller, now, end)
         return False
 
     def _unknown(self, key: KmsKey, code: str) -> bool:
@@ -214,12 +216,13 @@ class _Tick:
         wait = (
             0 if failures < QUARANTINE_AFTER else min(BACKOFF_MS_FIRST << (failures - QUARANTINE_AFTER), BACKOFF_MS_MAX)
         )
-        with self._app.store.housekeeping() as db:
-            db.note_sync(
-                key.key_id, sync_error=code, sync_checked_at=now, sync_failures=min(failures, 30),
-                sync_next_at=now + 1 + wait,
-            )  # fmt: skip
+        self._note_sync(
+            key, sync_error=code, sync_checked_at=now, sync_failures=min(failures, 30), sync_next_at=now + 1 + wait
+        )
         return False
+
+    def _note_sync(self, key: KmsKey, **values: Any) -> None:
+        self._app.store.housekeeping("sync-note", lambda db: db.note_sync(key.key_id, **values))
 
     def _write(
         self,

@@ -6,7 +6,9 @@ import hashlib
 import os
 import threading
 import time
+from collections.abc import Callable
 from functools import cached_property, lru_cache
+from typing import TypeVar
 
 from consumer_keys import config, log, operators, snapshot_base, web
 from consumer_keys.cloud.cos import Bucket
@@ -22,6 +24,7 @@ from consumer_keys.vault import DataKey, Place, Vault
 
 NEEDS = ("DATABASE_URL", "KMS_KEY_ID", "KMS_OPERATOR_KEY_ID", "COS_BUCKET")
 ROOT_BYTES = 32
+_T = TypeVar("_T")
 
 
 class RootKeys:
@@ -72,10 +75,16 @@ class Services:
             root_version=self.settings.root_secret_version, now_ms=self.now_ms, sleep=time.sleep,
         )  # fmt: skip
 
-    def publish_after(self, change: Change) -> None:
-        """After a commit that changed something: publish, best effort."""
-        if change.changed:
-            quietly(self.publisher, change.revision, lambda error: log.emit_exception("publish_failed", error))
+    def change(self, caller: Caller, work: Callable[[Change], _T]) -> _T:
+        """Runs `work` in one transaction (`Database.change`); if it changed something, publishes, best effort."""
+        result, revision = self.store.change(caller, self.now_ms(), work)
+        if revision is not None:
+            self.publish_after(revision)
+        return result
+
+    def publish_after(self, revision: int) -> None:
+        """Publishes what was committed as this revision, unless somebody has; a failure is only logged."""
+        quietly(self.publisher, revision, lambda error: log.emit_exception("publish_failed", error))
 
     def close(self) -> None:
         """Closes every connection."""
@@ -111,12 +120,11 @@ class Services:
         )  # fmt: skip
 
     def _add_data_key(self, data_key: DataKey) -> None:
-        with self.store.change(operators.system_caller("vault", ""), self.now_ms()) as change:
-            change.add_data_key(data_key._asdict())
+        caller = operators.system_caller("vault", "")
+        self.store.change(caller, self.now_ms(), lambda change: change.add_data_key(data_key._asdict()))
 
     def _find_data_key(self, data_key_id: str) -> DataKey | None:
-        with self.store.read() as db:
-            row = db.data_key(data_key_id)
+        row = self.store.read(lambda db: db.data_key(data_key_id))
         return None if row is None else DataKey(**{name: row[name] for name in DataKey._fields})
 
 

@@ -414,8 +414,10 @@ def test_an_overlapping_run_does_nothing_and_says_busy(api: Api, key: Any) -> No
 
 def test_the_lease_of_a_run_that_died_ends_before_ten_minutes_are_over(api: Api, clock: TestClock, key: Any) -> None:
     services = api.deployment.services
-    with services.store.housekeeping() as db:
-        assert db.claim_lease("sync", "a run that is killed", services.now_ms(), 295_000)
+    now_ms = services.now_ms()
+    assert services.store.housekeeping(
+        "lease-claim", lambda db: db.claim_lease("sync", "a run that is killed", now_ms, 295_000)
+    )
     change_content(api, "cred", NEW)
     assert api.tick()["lease"] == "busy"
     tick(api, clock, 600)

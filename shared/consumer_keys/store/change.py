@@ -131,8 +131,9 @@ class Change(Reads):
 
     def remove_value(self, digest: bytes) -> None:
         """The key accepts this value no longer."""
-        self.connection.execute(sa.delete(key_values).where(key_values.c.digest == digest))
-        self._count_entries(-1)
+        removed = self.connection.execute(sa.delete(key_values).where(key_values.c.digest == digest))
+        if removed.rowcount:
+            self._count_entries(-1)
         self._touch("value", digest)
 
     def insert_consumer(self, values: dict[str, Any]) -> None:
@@ -180,14 +181,10 @@ class Change(Reads):
         updated = self.connection.execute(
             sa.update(changes).where(changes.c.kind == kind, changes.c.ref == ref).values(revision=self.revision)
         )
-        # The deployment row is locked, so nobody inserts between the two statements. MySQL counts only rows that
-        # really changed, hence the look.
-        if updated.rowcount == 0 and not self._is_touched(kind, ref):
+        # The deployment row is locked, so nobody inserts between the two statements. (The engine asks MySQL for the
+        # rows that were found, not those that became different.)
+        if updated.rowcount == 0:
             self.connection.execute(sa.insert(changes).values(kind=kind, ref=ref, revision=self.revision))
-
-    def _is_touched(self, kind: str, ref: bytes) -> bool:
-        query = sa.select(changes.c.revision).where(changes.c.kind == kind, changes.c.ref == ref)
-        return self.connection.execute(query).first() is not None
 
     def _count_entries(self, difference: int) -> None:
         self.connection.execute(sa.update(deployment).values(entry_count=deployment.c.entry_count + difference))

@@ -1,22 +1,29 @@
-"""One engine per database and its transactions; what differs between SQLite, PostgreSQL and MySQL."""
+"""The database: its transactions, which are repeated when it asks for that, and what its errors mean."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+import random
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from consumer_keys import failpoints
 from consumer_keys.errors import Problem, Unavailable
 from consumer_keys.model import Caller
+from consumer_keys.store import dialect
 from consumer_keys.store.change import Change
 from consumer_keys.store.publication import Housekeeping, SnapshotReads
 from consumer_keys.store.reads import Reads
 from consumer_keys.store.schema import SCHEMA_REVISION, deployment
 
+_T = TypeVar("_T")
+# Attempts, and the longest pause (seconds) before each repetition; the pauses are random, so that two transactions
+# that got in each other's way do not meet again.
+PAUSES = (0.02, 0.1, 0.5)
 _UNIQUE = {
     "uq_consumer_keys_name": "NameInUse",
     "consumer_keys.name": "NameInUse",
@@ -29,80 +36,131 @@ _UNIQUE = {
 class SchemaMismatch(Exception):  # noqa: N818 - a state of the database
     """The database's schema is not the one that this code was written for."""
 
+    safe_to_log = True
+
+
+class _Unconfirmed(Unavailable):
+    """The connection was lost during the commit of a transaction with this result."""
+
+    def __init__(self, error: DBAPIError, result: Any) -> None:
+        super().__init__("DependencyUnavailable", "database", "commit", type(error.orig).__name__)
+        self.result = result
+
 
 class Database:
-    """All access to the database. `read` sees one consistent state; `change` commits whole or not at all."""
+    """All access to the database. `read` sees one consistent state; `change` commits whole or not at all.
+
+    What runs in a transaction is given as a function, which is called again when the database undid the transaction
+    (deadlock, serialization failure, lock timeout) or the connection was lost: it must have no other effects. After
+    the last attempt, and for any other failure of the database, Unavailable is raised and nothing was changed.
+    """
 
     def __init__(self, url: str) -> None:
-        self.engine = make_engine(url)
+        self.engine = dialect.make_engine(url)
         self._checked = False
 
-    @contextmanager
-    def read(self) -> Iterator[Reads]:
-        """A read-only transaction. Raises Unavailable when the database does not answer."""
-        with self._transaction(write=False) as connection:
-            yield Reads(connection)
+    def read(self, work: Callable[[Reads], _T]) -> _T:
+        """Runs `work` in a read-only transaction, which sees one consistent state."""
+        return self._repeated(lambda: self._once(lambda connection: work(Reads(connection))))
 
-    @contextmanager
-    def change(self, caller: Caller, now_ms: int) -> Iterator[Change]:
-        """A write transaction, serialised with every other one by the lock on the deployment row.
+    def snapshot(self, work: Callable[[SnapshotReads], _T]) -> _T:
+        """Runs `work` in a read-only transaction over everything that a snapshot holds."""
+        return self._repeated(lambda: self._once(lambda connection: work(SnapshotReads(connection))))
 
-        Commits when the block ends normally, durably; any exception undoes everything. Raises Replayed when the
-        caller's Idempotency-Key was used before, and SignatureReused for a signed request that comes again.
+    def change(self, caller: Caller, now_ms: int, work: Callable[[Change], _T]) -> tuple[_T, int | None]:
+        """Runs `work` in a write transaction: its result, and the revision if anything was written.
+
+        Writes are serialised by the lock on the deployment row, and durable when this returns. Any exception of `work`
+        undoes everything. Raises Replayed when the caller's Idempotency-Key was used before, SignatureReused for a
+        signed request that comes again, and OutcomeUnknown when the connection was lost during the commit and the
+        database does not come back to say what became of it.
         """
-        with self._transaction(write=True) as connection:
+
+        def begun(connection: sa.Connection) -> tuple[_T, int | None]:
             change = Change(connection, caller, now_ms)
             change.raise_if_replayed()
             change.use_signature()
-            yield change
+            result = work(change)
+            return result, change.revision if change.changed else None
+
+        for _ in PAUSES:
+            try:
+                return self._repeated(lambda: self._once(begun, "change"))
+            except _Unconfirmed as doubt:
+                done: tuple[_T, int | None] = doubt.result
+            if self._is_recorded(caller, done[1]):
+                return done
+        raise Problem("OutcomeUnknown")
+
+    def _is_recorded(self, caller: Caller, revision: int | None) -> bool:
+        """Whether a change with this revision, or none, was made by this caller's request."""
+        if revision is None:
+            return False  # there is nothing to be done twice
+        try:
+            # Under the lock, so that a commit that is still under way comes to its end first.
+            return self._repeated(
+                lambda: self._once(lambda connection: Reads(connection).has_change(caller, revision), "confirmation")
+            )
+        except Unavailable:
+            raise Problem("OutcomeUnknown") from None
 
     def raise_if_replayed(self, caller: Caller, now_ms: int) -> None:
         """Raises Replayed like `change`, but before work that a repeated request must not depend on."""
         if caller.idempotency_key is not None:
-            with self._transaction(write=False) as connection:
-                Change(connection, caller, now_ms).raise_if_replayed()
+            self._repeated(
+                lambda: self._once(lambda connection: Change(connection, caller, now_ms).raise_if_replayed())
+            )
 
-    @contextmanager
-    def snapshot(self) -> Iterator[SnapshotReads]:
-        """A read-only transaction over everything that a snapshot holds, in one consistent state."""
-        with self._transaction(write=False) as connection:
-            yield SnapshotReads(connection)
+    def housekeeping(self, purpose: str, work: Callable[[Housekeeping], _T]) -> _T:
+        """Runs `work`, which may be done twice, in a short write transaction for one of `failpoints.COMMITS`."""
 
-    @contextmanager
-    def housekeeping(self) -> Iterator[Housekeeping]:
-        """A short write transaction for leases, publications and reports."""
-        with self._transaction(write=True) as connection:
-            yield Housekeeping(connection)
+        def attempt() -> _T:
+            return self._once(lambda connection: work(Housekeeping(connection)), purpose)
 
-    @contextmanager
-    def _transaction(self, *, write: bool) -> Iterator[sa.Connection]:
         try:
-            with self.engine.connect() as connection, connection.execution_options(**self._options(write)).begin():
-                self._check_schema(connection)
-                if write:
-                    connection.execute(sa.select(deployment.c.id).with_for_update())
-                yield connection
-        except IntegrityError as error:
-            raise _conflict(error) from None
-        except SQLAlchemyError as error:
-            if isinstance(error, DBAPIError):
-                # The text of a driver's error may hold parameters; the type is enough for the log.
-                raise Unavailable("DependencyUnavailable", "database", "query", type(error.orig).__name__) from None
-            raise
+            return self._repeated(attempt)
+        except _Unconfirmed:
+            return self._repeated(attempt)
 
-    def _options(self, write: bool) -> dict[str, Any]:
-        if self.engine.dialect.name == "sqlite":
-            return {"ckeys_write": write}
-        # A write locks the deployment row first and must then see what others committed before; a read wants one state.
-        return {"isolation_level": "READ COMMITTED" if write else "REPEATABLE READ"}
+    def _once(self, work: Callable[[sa.Connection], _T], purpose: str | None = None) -> _T:
+        """One transaction: a write if it has a purpose."""
+        options = dialect.transaction_options(self.engine, write=purpose is not None)
+        with self.engine.connect() as connection, connection.execution_options(**options).begin() as transaction:
+            self._check_schema(connection)
+            if purpose is None:
+                return work(connection)
+            connection.execute(sa.select(deployment.c.id).with_for_update())
+            result = work(connection)
+            failpoints.reach(f"{purpose}.before-commit")
+            try:
+                transaction.commit()
+            except DBAPIError as error:
+                if dialect.was_cut(error):
+                    raise _Unconfirmed(error, result) from None
+                raise
+        failpoints.reach(f"{purpose}.after-commit")
+        return result
+
+    def _repeated(self, attempt: Callable[[], _T]) -> _T:
+        for pause in (*PAUSES, None):
+            try:
+                return attempt()
+            except IntegrityError as error:
+                raise _conflict(error) from None
+            except PoolTimeout:
+                raise Unavailable("DependencyUnavailable", "database", "connect", "PoolTimeout") from None
+            except DBAPIError as error:
+                if pause is None or not (dialect.was_undone(error) or dialect.was_cut(error)):
+                    raise _unavailable(error) from None
+                time.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
+        raise AssertionError("the last attempt returns or raises")
 
     def _check_schema(self, connection: sa.Connection) -> None:
         if self._checked:
             return
         found = schema_revision(connection)
         if found != SCHEMA_REVISION:
-            state = "has no schema" if found is None else f"has schema {found}"
-            raise SchemaMismatch(f"the database {state}, this code needs {SCHEMA_REVISION}; run `ckeys migrate`")
+            raise SchemaMismatch(_mismatch(found))
         self._checked = True
 
 
@@ -113,38 +171,17 @@ def schema_revision(connection: sa.Connection) -> str | None:
     return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
 
 
-def make_engine(url: str) -> sa.Engine:
-    """An engine that keeps few connections, checks each before use, and never echoes parameters."""
-    address = sa.make_url(url)
-    options: dict[str, Any] = {"hide_parameters": True}
-    if address.get_backend_name() == "sqlite":
-        os.makedirs(os.path.dirname(os.path.abspath(address.database or "")), mode=0o700, exist_ok=True)
-        engine = sa.create_engine(address, connect_args={"timeout": 15, "check_same_thread": False}, **options)
-        _prepare_sqlite(engine)
-        return engine
-    if address.get_backend_name() == "postgresql":
-        options["connect_args"] = {"connect_timeout": 5}
-        address = address.set(drivername="postgresql+psycopg")
-    else:
-        options["connect_args"] = {"connect_timeout": 5, "read_timeout": 30}
-        address = address.set(drivername="mysql+pymysql").update_query_dict({"charset": "utf8mb4"})
-    return sa.create_engine(address, pool_size=2, max_overflow=8, pool_pre_ping=True, pool_recycle=1800, **options)
+def _mismatch(found: str | None) -> str:
+    if found is None:
+        return f"the database has no schema, this code needs {SCHEMA_REVISION}; run `ckeys migrate`"
+    if found < SCHEMA_REVISION:
+        return f"the database has the older schema {found}, this code needs {SCHEMA_REVISION}; run `ckeys migrate`"
+    return f"the database has the newer schema {found}, this code knows {SCHEMA_REVISION}; deploy the newer code"
 
 
-def _prepare_sqlite(engine: sa.Engine) -> None:
-    @sa.event.listens_for(engine, "connect")
-    def _connected(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # transactions are begun below, not by the driver
-        cursor = connection.cursor()
-        for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA foreign_keys=ON"):
-            cursor.execute(statement)
-        cursor.close()
-
-    @sa.event.listens_for(engine, "begin")
-    def _begin(connection: sa.Connection) -> None:
-        # A write begins with the write lock, so that it never has to be upgraded (and refused) half way.
-        write = connection.get_execution_options().get("ckeys_write", True)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+def _unavailable(error: DBAPIError) -> Unavailable:
+    # The text of a driver's error may hold parameters; the type is enough for the log.
+    return Unavailable("DependencyUnavailable", "database", "query", type(error.orig).__name__)
 
 
 def _conflict(error: IntegrityError) -> Problem | Unavailable:

@@ -53,6 +53,12 @@ class SnapshotReads(Reads):
         names = [name for name in Published._fields if name != "base"]
         return Published(base=base, **{name: row[name] for name in names})
 
+    def holds_lease(self, name: str, token: int, now_ms: int) -> bool:
+        """Whether the lease claimed with this token is still running."""
+        query = sa.select(leases.c.expires_at).where(leases.c.name == name, leases.c.token == token)
+        expires_at = self.connection.execute(query).scalar()
+        return expires_at is not None and expires_at > now_ms
+
     def change_count(self) -> int:
         """How many entries differ from the base."""
         return self.connection.execute(sa.select(sa.func.count()).select_from(changes)).scalar_one()
@@ -144,8 +150,9 @@ class SnapshotReads(Reads):
         )
         return [(row.key_id, bytes(row.digest)) for row in self.connection.execute(query)]
 
-    def old_publications(self, before_ms: int, version_below: int) -> list[sa.RowMapping]:
-        """Publications older than both bounds."""
+    def old_publications(self, before_ms: int, keep: int) -> list[sa.RowMapping]:
+        """Publications from before this time, without the last few."""
+        version_below = self.published().published_version - keep
         query = sa.select(publications).where(
             publications.c.created_at < before_ms, publications.c.version < version_below
         )
@@ -162,7 +169,9 @@ class Housekeeping(SnapshotReads):
 
     def claim_lease(self, name: str, holder: str, now_ms: int, ttl_ms: int) -> int | None:
         """The lease's token when it was free or over, else None. One holder at a time, tokens only grow."""
-        free = sa.update(leases).where(leases.c.name == name, leases.c.expires_at <= now_ms)
+        free = sa.update(leases).where(
+            leases.c.name == name, sa.or_(leases.c.expires_at <= now_ms, leases.c.holder == holder)
+        )
         claimed = self.connection.execute(
             free.values(holder=holder, expires_at=now_ms + ttl_ms, token=leases.c.token + 1)
         )
@@ -170,12 +179,6 @@ class Housekeeping(SnapshotReads):
             return None
         token: int = self.connection.execute(sa.select(leases.c.token).where(leases.c.name == name)).scalar_one()
         return token
-
-    def holds_lease(self, name: str, token: int, now_ms: int) -> bool:
-        """Whether the lease claimed with this token is still running."""
-        query = sa.select(leases.c.expires_at).where(leases.c.name == name, leases.c.token == token)
-        expires_at = self.connection.execute(query).scalar()
-        return expires_at is not None and expires_at > now_ms
 
     def release_lease(self, name: str, token: int) -> None:
         """Gives a lease back; one that somebody else holds by now is left alone."""
@@ -201,9 +204,12 @@ class Housekeeping(SnapshotReads):
         )
         self.connection.execute(sa.delete(changes).where(changes.c.revision <= base_revision))
 
-    def forget_publications(self, versions: list[int]) -> None:
-        """Removes rows of publications whose objects are being cleaned up."""
+    def forget_publications(self, old: list[sa.RowMapping]) -> set[str]:
+        """Removes rows of publications; returns the objects that none of the remaining ones names."""
+        versions = [row["version"] for row in old]
         self.connection.execute(sa.delete(publications).where(publications.c.version.in_(versions)))
+        objects = {(column, row[column]) for row in old for column in ("base", "overlay")}
+        return {name for column, name in objects if not self.object_in_use(column, name)}
 
     def note_checked(self, key_ids: list[str], now_ms: int) -> None:
         """Credentials that were read and had not changed."""

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from consumer_keys.errors import Problem
-from consumer_keys.model import Consumer, ConsumerRef, Credential, Key, Sync, timestamp
+from consumer_keys.model import Caller, Consumer, ConsumerRef, Credential, Key, Sync, timestamp
+from consumer_keys.store.schema import audit, data_keys, deployment, idempotency, key_values, operators
 from consumer_keys.store.schema import consumer_keys as k
 from consumer_keys.store.schema import consumers as c
-from consumer_keys.store.schema import data_keys, deployment, idempotency, key_values, operators
 
 
 class Page(NamedTuple):
@@ -131,6 +131,13 @@ class Reads:
     def status(self) -> sa.RowMapping:
         """The deployment row."""
         return self.connection.execute(sa.select(deployment)).mappings().one()
+
+    def has_change(self, caller: Caller, revision: int) -> bool:
+        """Whether this revision is a change that this caller's request made."""
+        query = sa.select(audit.c.revision).where(
+            audit.c.revision == revision, audit.c.actor == caller.actor, audit.c.request_id == caller.request_id
+        )
+        return self.connection.execute(query).first() is not None
 
     def replay(self, actor: str, idempotency_key: str, since_ms: int) -> tuple[str, str] | None:
         """(fingerprint, stored body) of an earlier request with this Idempotency-Key."""

@@ -1,0 +1,114 @@
+"""Everything that differs between SQLite, PostgreSQL and MySQL or MariaDB: types, connections, transactions, errors."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+from sqlalchemy.exc import DBAPIError
+
+# Nobody waits longer than this for a lock, and a session that stops in the middle of a transaction (its instance was
+# frozen or died without a word) is ended by the server, where it can, so that its locks do not hold up the others.
+LOCK_SECONDS, IDLE_SECONDS = 3, 15
+CONNECT_SECONDS, ANSWER_SECONDS = 5, 15
+
+# The transaction was undone, and the same one may well succeed: deadlock, serialization failure, lock timeout.
+_AGAIN_POSTGRESQL = frozenset({"40001", "40P01", "55P03"})
+_AGAIN_MYSQL = frozenset({1020, 1205, 1213})
+# An administrator or a timeout ended the session; not every driver counts these among the lost connections.
+_LOST_POSTGRESQL = frozenset({"57P01", "57P02", "25P03"})
+_LOST_MYSQL = frozenset({1927, 4031})
+
+
+def text(length: int) -> sa.types.TypeEngine[str]:
+    """Text that compares by its exact characters on every database."""
+    return sa.String(length).with_variant(
+        mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
+    )
+
+
+def long_text() -> sa.types.TypeEngine[str]:
+    """Text of any length."""
+    return sa.Text().with_variant(mysql.LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb")
+
+
+def octets(length: int) -> sa.types.TypeEngine[bytes]:
+    """Up to this many bytes."""
+    return sa.LargeBinary(length).with_variant(mysql.VARBINARY(length), "mysql", "mariadb")
+
+
+def serial() -> sa.types.TypeEngine[int]:
+    """An integer that the database counts up by itself."""
+    return sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
+
+def make_engine(url: str) -> sa.Engine:
+    """An engine that keeps few connections, checks each before use, and never echoes parameters."""
+    address = sa.make_url(url)
+    options: dict[str, Any] = {"hide_parameters": True}
+    if address.get_backend_name() == "sqlite":
+        os.makedirs(os.path.dirname(os.path.abspath(address.database or "")), mode=0o700, exist_ok=True)
+        waits = {"timeout": LOCK_SECONDS, "check_same_thread": False}
+        engine = sa.create_engine(address, connect_args=waits, **options)
+        _prepare_sqlite(engine)
+        return engine
+    if address.get_backend_name() == "postgresql":
+        address = address.set(drivername="postgresql+psycopg")
+        options["connect_args"] = {
+            "connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": ANSWER_SECONDS * 1000, "keepalives_idle": 10,
+            "keepalives_interval": 5, "keepalives_count": 2,
+            "options": f"-c lock_timeout={LOCK_SECONDS}s -c idle_in_transaction_session_timeout={IDLE_SECONDS}s",
+        }  # fmt: skip
+    else:
+        address = address.set(drivername="mysql+pymysql").update_query_dict({"charset": "utf8mb4"})
+        options["connect_args"] = {
+            "connect_timeout": CONNECT_SECONDS, "read_timeout": ANSWER_SECONDS, "write_timeout": ANSWER_SECONDS,
+            # What stands in the comment is for MariaDB alone.
+            "init_command": f"SET SESSION innodb_lock_wait_timeout={LOCK_SECONDS}"
+            f" /*M! , SESSION idle_transaction_timeout={IDLE_SECONDS} */",
+        }  # fmt: skip
+    return sa.create_engine(address, pool_size=2, max_overflow=8, pool_pre_ping=True, pool_recycle=1800, **options)
+
+
+def transaction_options(engine: sa.Engine, *, write: bool) -> dict[str, Any]:
+    """How a transaction is begun."""
+    if engine.dialect.name == "sqlite":
+        return {"ckeys_write": write}
+    # A write locks the deployment row first and must then see what others committed before; a read wants one state.
+    return {"isolation_level": "READ COMMITTED" if write else "REPEATABLE READ"}
+
+
+def was_undone(error: DBAPIError) -> bool:
+    """Whether the server undid the transaction for a reason that may be gone the next time."""
+    code = _code(error)
+    return code in _AGAIN_POSTGRESQL or code in _AGAIN_MYSQL or str(error.orig) == "database is locked"
+
+
+def was_cut(error: DBAPIError) -> bool:
+    """Whether the connection was lost, so that nothing more is known of the transaction."""
+    code = _code(error)
+    return error.connection_invalidated or code in _LOST_POSTGRESQL or code in _LOST_MYSQL
+
+
+def _code(error: DBAPIError) -> Any:
+    """SQLSTATE of PostgreSQL, error number of MySQL; None for SQLite."""
+    state = getattr(error.orig, "sqlstate", None)
+    return state if state is not None else next(iter(getattr(error.orig, "args", ())), None)
+
+
+def _prepare_sqlite(engine: sa.Engine) -> None:
+    @sa.event.listens_for(engine, "connect")
+    def _connected(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # transactions are begun below, not by the driver
+        cursor = connection.cursor()
+        for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA foreign_keys=ON"):
+            cursor.execute(statement)
+        cursor.close()
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        # A write begins with the write lock, so that it never has to be upgraded (and refused) half way.
+        write = connection.get_execution_options().get("ckeys_write", True)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
