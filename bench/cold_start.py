@@ -7,6 +7,7 @@ still; that ratio is printed too, without a bound, because SCF does not start Py
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import subprocess
@@ -71,7 +72,8 @@ def main() -> None:
         python = clean_interpreter(Path(folder))
         value = seed(made, KEYS, 1)[0]
         ours = OURS.format(package=str(package.folder), event=validate_event(value))
-        sdk = [str(ROOT / "bench" / "cold_start_sdk.py"), str(package.folder), sysconfig.get_paths()["purelib"], value]
+        sdk = [str(ROOT / "bench" / "cold_start_sdk.py"), str(package.folder), sysconfig.get_paths()["purelib"]]
+        sdk.append(json.dumps(validate_event(value)))
         os.environ["SNAPSHOT_DIR"] = str(Path(folder) / "validator")
         taken = in_turns(
             7 if given.quick else 21,

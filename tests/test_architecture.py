@@ -29,7 +29,7 @@ SHARED, FUNCTIONS = ROOT / "shared", ROOT / "functions"
 RINGS: dict[str, set[str]] = {
     "pure": {
         "errors", "failpoints", "model", "keytext", "strength", "verdict", "signing", "snapshot", "access", "presented",
-        "paging", "tc3",
+        "paging", "tc3", "light_typing", "percent",
     },
     "edge": {
         "store", "store.change", "store.database", "store.dialect", "store.publication", "store.reads", "store.schema",
@@ -66,17 +66,18 @@ WITHOUT_OPERATION = {"validate_key", "sync_credentials", "front_door"}
 WITHOUT_ROLE = {"validate_key", "front_door"}
 
 # Everything that validation's cold start loads; a new name here costs every cold start and needs a reason.
-# Not http.client: it brings email, ssl, random and datetime (docs/decisions/0005).
+# Not http.client, which brings email, ssl, random and datetime (docs/decisions/0005); not typing, urllib.parse and
+# threading (0006).
 COLD_START = {
-    "base64", "binascii", "collections", "consumer_keys", "contextlib", "copyreg", "enum", "errno", "functools",
-    "genericpath", "hashlib", "hmac", "importlib", "ipaddress", "itertools", "json", "keyword", "lmdb", "math",
-    "operator", "os", "posixpath", "re", "reprlib", "select", "selectors", "socket", "stat", "struct", "threading",
-    "types", "typing", "urllib", "warnings",
+    "base64", "binascii", "collections", "consumer_keys", "copyreg", "enum", "errno", "functools",
+    "genericpath", "hashlib", "hmac", "importlib", "index", "itertools", "json", "keyword", "lmdb", "math",
+    "operator", "os", "posixpath", "re", "reprlib", "select", "selectors", "socket", "stat", "struct", "types",
+    "warnings",
     "array", "sre_compile", "sre_constants", "sre_parse", "uu", "numbers",  # by some Python versions only
 }  # fmt: skip
 COLD_START_OWN = {
-    "access", "config", "errors", "http_reads", "keytext", "log", "presented", "signing", "snapshot", "snapshot_base",
-    "snapshot_cache", "snapshot_source", "validate", "validate_wiring", "verdict", "web",
+    "access", "config", "errors", "http_reads", "keytext", "light_typing", "log", "percent", "presented", "signing",
+    "snapshot", "snapshot_base", "snapshot_cache", "snapshot_source", "validate", "validate_wiring", "verdict", "web",
 }  # fmt: skip
 
 
@@ -320,13 +321,11 @@ def test_every_function_is_allowed_to_some_role_and_every_allowance_is_a_functio
 
 _PROBE = """
 import sys
-sys.path[:0] = [{shared!r}]
+sys.path[:0] = [{folder!r}, {shared!r}]
 sys.path.append({packages!r})
-import importlib.util, time
+import time
 started = time.process_time()
-spec = importlib.util.spec_from_file_location("index", {index!r})
-module = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
+import index
 cost = time.process_time() - started
 names = sorted(sys.modules)
 import json
@@ -337,7 +336,7 @@ print(json.dumps([names, cost]))
 def loaded_by(index: Path) -> tuple[set[str], float]:
     """Every module in a fresh, isolated interpreter after an import, and the seconds of CPU that it took."""
     packages = sysconfig.get_paths()["purelib"]
-    code = _PROBE.format(shared=str(SHARED), packages=packages, index=str(index))
+    code = _PROBE.format(folder=str(index.parent), shared=str(SHARED), packages=packages)
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
     names, cost = json.loads(done.stdout)
     return set(names), cost

@@ -1,8 +1,7 @@
 """Judge a presented key: forward auth, POST /verify, or direct invocation. No SDK, no database, no pydantic."""
 
-from typing import Any
-
 from consumer_keys import validate_wiring
+from consumer_keys.light_typing import Any
 
 
 def main_handler(event: Any, context: Any) -> Any:

@@ -9,7 +9,8 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+
+from consumer_keys.light_typing import Any, NamedTuple
 
 
 class ConfigError(Exception):

@@ -8,7 +8,8 @@ so that no error can echo a secret.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+
+from consumer_keys.light_typing import Any, NamedTuple
 
 CODES: dict[str, tuple[int, str]] = {
     "MalformedEvent": (400, "The event is neither an HTTP request, a timer tick nor a direct invocation."),

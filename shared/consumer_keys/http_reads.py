@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Mapping
-from typing import Any
+
+from consumer_keys.light_typing import Any
 
 LINE_BYTES_MAX, HEADERS_MAX = 16_384, 100
 _CHUNK = 1 << 18

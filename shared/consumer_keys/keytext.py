@@ -9,7 +9,8 @@ import hashlib
 import hmac
 from binascii import crc32
 from collections.abc import Callable
-from typing import Any
+
+from consumer_keys.light_typing import Any
 
 BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 # token68 of RFC 9110 section 11.2: what may stand after "Bearer ". It has no comma and no space, so that

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import Any
+
+from consumer_keys.light_typing import Any
 
 # ASCII escapes keep CR, LF and ANSI codes out of the log.
 _encode = json.JSONEncoder(ensure_ascii=True, default=str).encode

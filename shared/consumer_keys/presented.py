@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from consumer_keys.keytext import VALUE_BYTES_MAX
+from consumer_keys.light_typing import Any
 from consumer_keys.verdict import AMBIGUOUS, MALFORMED, MISSING
 
 KEY_HEADERS = ("x-api-key", "api-key", "apikey")

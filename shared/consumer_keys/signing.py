@@ -10,7 +10,8 @@ import hashlib
 import hmac
 import time
 from collections.abc import Mapping
-from urllib.parse import quote
+
+from consumer_keys import percent
 
 _DIGEST = "sha256"
 
@@ -53,4 +54,4 @@ def cos_authorization(
 
 
 def _escaped(text: str) -> str:
-    return quote(text, safe="-_.~")
+    return percent.encode(text)

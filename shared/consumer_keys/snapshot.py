@@ -11,7 +11,8 @@ import hmac
 import json
 import struct
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+
+from consumer_keys.light_typing import Any, NamedTuple
 
 SCHEMA = 1
 POINTER = "current.json"

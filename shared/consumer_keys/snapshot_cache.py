@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
+from _thread import allocate_lock
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
 
 from consumer_keys.errors import Problem
+from consumer_keys.light_typing import TYPE_CHECKING, Any, Protocol
 from consumer_keys.snapshot import (
     POINTER,
     Manifest,
@@ -94,7 +94,7 @@ class SnapshotCache:
         self._source, self._open_base, self._report = source, open_base, report
         self._manifest_key, self._environment, self._folder = manifest_key, environment, folder
         self._poll, self._max_age, self._clock = poll_seconds, max_age_seconds, clock
-        self._lock, self._rechecks_lock = threading.Lock(), threading.Lock()
+        self._lock, self._rechecks_lock = allocate_lock(), allocate_lock()
         self._snapshot: Snapshot | None = None
         self._looked_at = self._look_at = self._ends_at = float("-inf")
         self.latest = float("-inf")

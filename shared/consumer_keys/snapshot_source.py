@@ -6,8 +6,8 @@ import json
 import time
 from base64 import b64decode
 from collections.abc import Callable
-from urllib.parse import quote
 
+from consumer_keys import percent
 from consumer_keys.errors import Gone, Unavailable
 from consumer_keys.http_reads import Connection, Response
 from consumer_keys.signing import cos_authorization, tc3_authorization
@@ -101,7 +101,7 @@ class SnapshotSource:
             start=now - _SIGN_BEFORE, end=now + _SIGN_AFTER,
         )  # fmt: skip
         try:
-            response = self._exchange("/" + quote(key, safe="/-_.~"), headers)
+            response = self._exchange("/" + percent.encode(key, keep="/"), headers)
         except OSError as error:
             raise _broken(error) from None
         if response.status in (200, 304):

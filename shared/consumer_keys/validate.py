@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
-
 from consumer_keys.keytext import VALUE_BYTES_MAX, LookupDigester, is_well_formed
+from consumer_keys.light_typing import TYPE_CHECKING, Protocol
 from consumer_keys.snapshot import CONSUMER_SLICE, ENDS_AT_SLICE, NO_END, PACKED_KEY_BYTES_MIN, is_enabled
 from consumer_keys.verdict import (
     AMBIGUOUS,

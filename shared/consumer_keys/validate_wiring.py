@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
+from _thread import allocate_lock
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
-from urllib.parse import quote, unquote
 
-from consumer_keys import access, config, log, web
+from consumer_keys import access, config, log, percent, web
 from consumer_keys.errors import Problem, invalid
 from consumer_keys.keytext import derive_key
+from consumer_keys.light_typing import Any
 from consumer_keys.presented import HEADER_BYTES_MAX, presented_key
 from consumer_keys.snapshot_base import Base
 from consumer_keys.snapshot_cache import Snapshot, SnapshotCache
@@ -75,7 +74,7 @@ class Validation:
 class _Process:
     """What a process keeps between its calls. Settings do not change under a running function; role credentials do."""
 
-    lock = threading.Lock()
+    lock = allocate_lock()
     validation: Validation | None = None
 
 
@@ -108,7 +107,7 @@ def answer(validation: Validation, request: web.Request) -> web.Reply:
     segments = request.path.split("/")
     if segments[:3] != ["", "v1", "gateways"] or len(segments) < 5:
         raise Problem("RouteNotFound")
-    gateway_id, call = web.plain_id(unquote(segments[3], errors="replace")), segments[4]
+    gateway_id, call = web.plain_id(percent.decode(segments[3])), segments[4]
     if call == "validate":
         return _forward_auth(validation, request, gateway_id)
     if call != "verify" or len(segments) != 5:
@@ -156,7 +155,7 @@ def identity_headers(verdict: Verdict) -> dict[str, str]:
 
 @lru_cache(maxsize=4096)
 def _header_text(text: str) -> str:
-    return quote(text, safe="-_.~")
+    return percent.encode(text)
 
 
 def _verify(validation: Validation, fields: Mapping[str, Any]) -> web.Reply:

@@ -11,10 +11,10 @@ import re
 import time
 from base64 import b64decode
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
 
 from consumer_keys import log
 from consumer_keys.errors import CloudFailure, Problem, invalid
+from consumer_keys.light_typing import Any, NamedTuple
 
 BODY_BYTES_MAX = 65_536
 DEPTH_MAX = 20
