@@ -79,15 +79,15 @@ def _bound(row: Row) -> str:
 
 
 def interleaved(runs: int, *measured: Callable[[], Any]) -> list[list[float]]:
-    """Seconds of each, taken in turns so that what disturbs the machine disturbs all of them; one warm-up before."""
+    """CPU seconds of each, taken in turns so that what disturbs one disturbs all; one warm-up before."""
     for function in measured:
         function()
     seconds: list[list[float]] = [[] for _ in measured]
     for _ in range(runs):
         for kept, function in zip(seconds, measured, strict=True):
-            started = time.perf_counter()
+            started = time.process_time()
             function()
-            kept.append(time.perf_counter() - started)
+            kept.append(time.process_time() - started)
     return seconds
 
 

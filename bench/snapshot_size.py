@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -14,15 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common import RUNS, Row, child, deployment, options, report, seed
+from common import ROOT, RUNS, SCRATCH, Row, base_python, child, deployment, options, report, seed
 
+from ckeys.build import build
+from ckeys.template import load_template
 from consumer_keys import snapshot_base
 from consumer_keys.snapshot import (
     ConsumerRecord,
     KeyRecord,
     Manifest,
     Overlay,
-    Part,
     decode_overlay,
     encode_overlay,
     open_manifest,
@@ -75,20 +76,49 @@ def child_build(path: str, count: int) -> dict[str, Any]:
             "entries": entries, "sha256": sha256}  # fmt: skip
 
 
-def child_memory(path: str, count: int) -> dict[str, float]:
-    """In a process of its own: private memory after random lookups.
+MEMORY = """
+import hashlib, json, os, sys
+sys.path.insert(0, {package!r})
+import index
+from consumer_keys.snapshot import Manifest, Overlay, Part
+from consumer_keys.snapshot_base import Base
+from consumer_keys.snapshot_cache import Snapshot
 
-    A page of the base file counts as private while no other process maps it, although it is page cache, which the
-    system takes back when it needs memory; what cannot be taken back is the anonymous part.
+def private():
+    with open("/proc/self/smaps_rollup") as file:
+        lines = [line.split() for line in file][1:]
+    found = {{name[:-1]: int(kb) / 1024 for name, kb, _ in lines}}
+    return {{"Anonymous": found["Anonymous"], "Private": found["Private_Clean"] + found["Private_Dirty"]}}
+
+nothing = Part("", 0, "", 0)
+manifest = Manifest("bench", 1, 1, 0, "v1", nothing, nothing)
+snapshot = Snapshot(manifest, Overlay({{}}, {{}}, {{}}), Base({path!r}))
+before, step = private()["Anonymous"], ((1 << 64) - 1) // {count}
+for _ in range({lookups}):
+    number = int.from_bytes(os.urandom(6), "big") % {count}
+    digest = (step * number).to_bytes(8, "big") + hashlib.sha256(number.to_bytes(8, "big")).digest()[:24]
+    record = snapshot.find(digest)
+    assert record is not None
+    snapshot.find_consumer(record[8:15])
+print(json.dumps({{"before": before, **private()}}))
+"""
+
+
+def memory(package: Path, path: str, count: int, runs: int, *, cold: bool) -> dict[str, float]:
+    """Megabytes of a process that has loaded the built function and opened the base, after random lookups; medians.
+
+    Anonymous memory is what only this process has and the system cannot take back. The rest of what is private is,
+    besides a little code, the pages of the base file that this process and no other has mapped: page cache, which the
+    system drops when memory is short. How many are mapped depends on what was cached: the kernel maps neighbours too.
     """
-    snapshot = Snapshot(made_up_manifest(), Overlay({}, {}, {}), snapshot_base.Base(path))
-    before = private_kb()["Anonymous"]
-    for _ in range(LOOKUPS):
-        record = snapshot.find(digest_of(random.randrange(count), count))
-        assert record is not None
-        snapshot.find_consumer(record[8:15])
-    after = private_kb()
-    return {"before_mb": before / 1024, **{name: kb / 1024 for name, kb in after.items()}}
+    code = MEMORY.format(package=str(package), path=path, count=count, lookups=LOOKUPS)
+    answers = []
+    for _ in range(runs):
+        if cold:
+            evict(path)
+        done = subprocess.run([base_python(), "-I", "-c", code], capture_output=True, text=True, check=True)
+        answers.append(json.loads(done.stdout))
+    return {name: statistics.median(answer[name] for answer in answers) for name in answers[0]}
 
 
 def evict(path: str) -> None:
@@ -96,15 +126,6 @@ def evict(path: str) -> None:
     with open(path, "rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def private_kb() -> dict[str, int]:
-    return proc_kb("/proc/self/smaps_rollup", "Private_Clean", "Private_Dirty", "Private_Hugetlb", "Anonymous")
-
-
-def made_up_manifest() -> Manifest:
-    nothing = Part("", 0, "", 0)
-    return Manifest("bench", 1, 1, int(time.time() * 1000), "v1", nothing, nothing)
 
 
 def opening_ms(path: str, built: dict[str, Any]) -> float:
@@ -139,15 +160,18 @@ def file_rows(count: int, runs: int) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="ckeys-bench-") as folder:
         path = str(Path(folder) / "base.lmdb")
         built = median_child(runs, "build", path, count)
-        memory = median_child(runs, "memory", path, count)
-        private = memory["Private_Clean"] + memory["Private_Dirty"] + memory["Private_Hugetlb"]
-        cold = median_child(runs, "memory-cold", path, count)
-        evicted = cold["Private_Clean"] + cold["Private_Dirty"] + cold["Private_Hugetlb"]
+        template = load_template(ROOT / "template.yaml")
+        package = build(ROOT, template, SCRATCH, python=base_python(), here=True, only=["validate_key"])[0].folder
+        warm = memory(package, path, count, runs, cold=False)
+        cold = memory(package, path, count, runs, cold=True)
         return [
             Row(f"opening, {count:,} keys", opening_ms(path, built), "ms", 5, note="manifest to first record"),
-            Row(f"private memory after {LOOKUPS:,} lookups", private, "MB", 40, note="pages of the file included"),
-            Row("of it anonymous", memory["Anonymous"], "MB", note=f"{memory['before_mb']:.1f} MB before the lookups"),
-            Row("private memory, file not in the page cache", evicted, "MB", note="each lookup reads its own page"),
+            Row(f"private memory after {LOOKUPS:,} lookups", warm["Anonymous"], "MB", 40,
+                note=f"{warm['Anonymous'] - warm['before']:.1f} MB by the lookups"),
+            Row("and pages of the base file, all of it cached", warm["Private"] - warm["Anonymous"], "MB",
+                note="page cache, which the system takes back when it needs memory"),
+            Row("the same, nothing of it cached before", cold["Private"] - cold["Anonymous"], "MB",
+                note="each lookup maps its own page"),
             Row("base file per key", built["size"] / count, "bytes", 100, note=f"{built['size'] / 1e6:.0f} MB"),
             Row(f"building a base of {count:,}", built["seconds"], "s", 10,
                 note=f"of which {built['feeding']:.1f} s make the rows"),
@@ -193,10 +217,8 @@ def publish_rows(small: int, large: int) -> list[Row]:
 
 def main() -> None:
     if sys.argv[1:2] == ["--child"]:
-        kind, path, count = sys.argv[2:]
-        if kind == "memory-cold":
-            evict(path)
-        answer = (child_build if kind == "build" else child_memory)(path, int(count))
+        _kind, path, count = sys.argv[2:]
+        answer = child_build(path, int(count))
         print(json.dumps(answer))
         return
     given = options(__doc__)

@@ -67,7 +67,7 @@ WITHOUT_ROLE = {"validate_key", "front_door"}
 
 # Everything that validation's cold start loads; a new name here costs every cold start and needs a reason.
 # Not http.client, which brings email, ssl, random and datetime (docs/decisions/0005); not typing, urllib.parse and
-# threading (0006).
+# threading (0007).
 COLD_START = {
     "base64", "binascii", "collections", "consumer_keys", "copyreg", "enum", "errno", "functools",
     "genericpath", "hashlib", "hmac", "importlib", "index", "itertools", "json", "keyword", "lmdb", "math",

@@ -1,4 +1,4 @@
-"""The names of `typing` that validation uses, without the cost of importing it at a cold start (decision 0006).
+"""The names of `typing` that validation uses, without the cost of importing it at a cold start (decision 0007).
 
 Type checkers see the originals. At run time annotations are not looked at, so only `NamedTuple` has to do something.
 """
@@ -23,7 +23,7 @@ else:
             defaults = [body.pop(field) for field in fields if field in body]
             made = namedtuple(name, fields, defaults=defaults, module=body["__module__"])
             for attribute, value in body.items():
-                if attribute not in ("__module__", "__qualname__", "__annotations__", "__classcell__"):
+                if attribute not in ("__module__", "__qualname__", "__classcell__"):
                     setattr(made, attribute, value)
             return made
 

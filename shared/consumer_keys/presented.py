@@ -19,16 +19,20 @@ def presented_key(headers: Mapping[str, Any], query: Mapping[str, Any], *, key_i
 
     `headers` have lower-case names; several lines of one name are a list. The same value twice is one value.
     """
-    given = [*_bearer_values(headers.get("authorization"))]
+    given: list[Any] = []
+    if "authorization" in headers:
+        given += _bearer_values(headers["authorization"])
     for name in KEY_HEADERS:
-        given += _values(headers.get(name))
+        if name in headers:
+            given += _values(headers[name])
     if key_in_query:
         given += _values(query.get(QUERY_PARAMETER))
     if not given:
         return MISSING
-    if not all(isinstance(value, str) and len(value) <= VALUE_BYTES_MAX for value in given):
-        return MALFORMED
-    if len(set(given)) > 1:
+    for value in given:
+        if not isinstance(value, str) or len(value) > VALUE_BYTES_MAX:
+            return MALFORMED
+    if len(given) > 1 and len(set(given)) > 1:
         return AMBIGUOUS
     # A lone surrogate survives this as bytes outside the alphabet, so it is refused like any other text.
     encoded: bytes = given[0].encode("utf-8", "surrogatepass")

@@ -20,7 +20,7 @@ from consumer_keys.config import ConfigError
 from consumer_keys.embedded import Embedded
 from consumer_keys.errors import CloudFailure, Problem
 from consumer_keys.presented import KEY_HEADERS, presented_key
-from consumer_keys.validate_wiring import FUNCTION, answer, identity_headers
+from consumer_keys.validate_wiring import FUNCTION, IDENTITY_HEADERS, answer, identity_headers
 from consumer_keys.verdict import VALID
 
 Scope = Mapping[str, Any]
@@ -32,6 +32,8 @@ HEALTH_PATH = b"/healthz"
 PLAIN_HEADER_BYTES_MAX = 3_000
 THREADS = 32  # refusals wait here for their look at the pointer; a slow COS makes them wait, but nobody else
 _NAMES = {name.encode(): name for name in ("authorization", *KEY_HEADERS)}
+_LINE_NAMES = {name: name.lower().encode() for name in IDENTITY_HEADERS}
+_NO_STORE = (b"cache-control", b"no-store")
 _NO_BODY: dict[str, Any] = {"type": "http.response.body", "body": b""}
 
 
@@ -46,7 +48,7 @@ class Application:
         self._log_all = log_all
         self._embedded: Embedded | None = None
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="validate")
-        # The path's own bytes after split("/"): only what was sent without escapes is taken the short way.
+        # By the path's own bytes: only what was sent without escapes is taken the short way.
         self._gateways: dict[bytes, str] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,12 +67,11 @@ class Application:
 
     def _granted(self, scope: Scope) -> list[tuple[bytes, bytes]] | None:
         """The headers of a 200, when that is the answer and can be given at once; else None."""
+        # /v1/gateways/{gateway_id}/validate and whatever a gateway appends to it
         segments = scope["raw_path"].split(b"/", 5)
-        gateway_id = self._gateways.get(segments[3]) if len(segments) > 4 else None
+        gateway_id = self._gateways.get(b"/".join(segments[:5]))
         embedded = self._embedded
         if gateway_id is None or embedded is None:
-            return None
-        if segments[4] != b"validate" or segments[:3] != [b"", b"v1", b"gateways"]:
             return None
         validation = embedded.validation
         if validation.settings.key_in_query or not validation.cache.holds_one():
@@ -92,8 +93,8 @@ class Application:
             return None
         if verdict.code != VALID:
             return None
-        reply = web.Reply(200, None, identity_headers(verdict))
-        return _header_lines(web.render(reply, direct=False)["headers"])
+        lines = [(_LINE_NAMES[name], text.encode()) for name, text in identity_headers(verdict).items()]
+        return [_NO_STORE, *lines]
 
     async def _as_the_function(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await _body(receive) if scope["raw_path"].endswith(b"/verify") else b""
@@ -135,7 +136,7 @@ class Application:
                     await send({"type": "lifespan.startup.failed", "message": str(error)})
                     return
                 gateways = self._embedded.validation.gateway_ids
-                self._gateways = {gateway_id.encode(): gateway_id for gateway_id in gateways}
+                self._gateways = {f"/v1/gateways/{name}/validate".encode(): name for name in gateways}
                 await send({"type": "lifespan.startup.complete"})
             else:
                 self._threads.shutdown()

@@ -6,7 +6,6 @@ import os
 import time
 from _thread import allocate_lock
 from collections.abc import Mapping
-from functools import lru_cache
 
 from consumer_keys import access, config, log, percent, web
 from consumer_keys.errors import Problem, invalid
@@ -21,6 +20,7 @@ from consumer_keys.verdict import VALID, Verdict
 
 FUNCTION = "validate_key"
 SIGNATURES_REFUSED = "This call works without the database, so it cannot check a signature; send the secret as Bearer."
+IDENTITY_HEADERS = ("X-Consumer-Id", "X-Consumer-Name", "X-Key-Id", "X-Key-Name")
 _refused = web.same_every_time(Problem("KeyRefused"))
 
 
@@ -137,25 +137,18 @@ def _forward_auth(validation: Validation, request: web.Request, gateway_id: str)
 
 def _size(headers: Mapping[str, Any]) -> int:
     """How much text the header values hold, repeated lines included; what is no text is refused later anyway."""
-    texts = [value for value in headers.values() if isinstance(value, str)]
-    if len(texts) < len(headers):
-        lists = (value for value in headers.values() if isinstance(value, list))
-        texts += [line for lines in lists for line in lines if isinstance(line, str)]
-    return len("".join(texts))
+    try:
+        return len("".join(headers.values()))
+    except TypeError:  # a repeated line, or what is no text
+        lines = [line for value in headers.values() for line in (value if isinstance(value, list) else [value])]
+        return sum(len(line) for line in lines if isinstance(line, str))
 
 
 def identity_headers(verdict: Verdict) -> dict[str, str]:
-    """Who the caller is, percent-encoded UTF-8."""
-    fields = (
-        ("X-Consumer-Id", verdict.consumer_id), ("X-Consumer-Name", verdict.consumer_name),
-        ("X-Key-Id", verdict.key_id), ("X-Key-Name", verdict.key_name),
-    )  # fmt: skip
-    return {name: _header_text(text or "") for name, text in fields}
-
-
-@lru_cache(maxsize=4096)
-def _header_text(text: str) -> str:
-    return percent.encode(text)
+    """Who the caller is; names as percent-encoded UTF-8, ids as they are."""
+    consumer_name, key_name = percent.encode(verdict.consumer_name or ""), percent.encode(verdict.key_name or "")
+    values = (verdict.consumer_id or "", consumer_name, verdict.key_id or "", key_name)
+    return dict(zip(IDENTITY_HEADERS, values, strict=True))
 
 
 def _verify(validation: Validation, fields: Mapping[str, Any]) -> web.Reply:

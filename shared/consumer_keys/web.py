@@ -213,12 +213,12 @@ def respond(function: str, event: Any, context: Any, answer: Callable[[Request],
     except Exception as error:  # noqa: BLE001 - the edge: whatever happened inside, callers get a clean answer
         log.emit_exception("internal_error", error, function=function, request_id=_request_id(request, context))
         reply = problem_reply(Problem("InternalError"), _request_id(request, context))
+    kind, method = (request.kind, request.method or None) if request else (None, None)
     log.emit(
-        "request", function=function, request_id=_request_id(request, context), kind=request.kind if request else None,
-        method=request.method or None if request else None, status=reply.status,
-        duration_ms=round((time.perf_counter() - started) * 1000, 3), **reply.noted,
+        "request", function=function, request_id=_request_id(request, context), kind=kind, method=method,
+        status=reply.status, duration_ms=round((time.perf_counter() - started) * 1000, 3), **reply.noted,
     )  # fmt: skip
-    return render(reply, direct=request is not None and request.kind != "http")
+    return render(reply, direct=request is not None and kind != "http")
 
 
 def _request_id(request: Request | None, context: Any) -> str:

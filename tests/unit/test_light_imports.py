@@ -63,6 +63,7 @@ def test_a_named_tuple_is_that_of_typing() -> None:
     assert light.both == full.both
     assert repr(light) == repr(full).replace("Full", "Light")
     assert (Light._fields, Light._field_defaults, Light.__doc__) == (Full._fields, Full._field_defaults, Full.__doc__)
+    assert Light.__annotations__.keys() == Full.__annotations__.keys()
     assert Light.__module__ == __name__
     assert light._replace(one=2)._asdict() == {"one": 2, "two": "c"}
     with pytest.raises(AttributeError):
