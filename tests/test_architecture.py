@@ -29,15 +29,15 @@ SHARED, FUNCTIONS = ROOT / "shared", ROOT / "functions"
 RINGS: dict[str, set[str]] = {
     "pure": {
         "errors", "failpoints", "model", "keytext", "strength", "verdict", "signing", "snapshot", "access", "presented",
-        "paging", "tc3", "light_typing", "percent",
+        "paging", "tc3", "light_typing", "percent", "audit_chain",
     },
     "edge": {
-        "store", "store.change", "store.database", "store.dialect", "store.publication", "store.reads", "store.schema",
-        "vault", "cloud", "cloud.service", "cloud.ssm", "cloud.kms", "cloud.scf", "cloud.cos",
+        "store", "store.audit", "store.change", "store.database", "store.dialect", "store.publication", "store.reads",
+        "store.schema", "vault", "cloud", "cloud.service", "cloud.ssm", "cloud.kms", "cloud.scf", "cloud.cos",
         "web", "operation", "log", "config", "snapshot_cache", "snapshot_source", "snapshot_base",
         "http_reads",
     },
-    "use case": {"keys", "consumers", "operators", "publish", "sync", "status", "validate"},
+    "use case": {"keys", "consumers", "operators", "publish", "sync", "status", "validate", "audit"},
     "root": {"wiring", "validate_wiring", "embedded", "validate_server", "front_door"},
 }  # fmt: skip
 RING_OF = {module: ring for ring, modules in RINGS.items() for module in modules}

@@ -1,13 +1,16 @@
-"""Reveal the value of a System or Custom key; audited first."""
+"""Reveal the value of a System or Custom key; audited first, and audited when it is refused."""
 
 from typing import Any
 
-from consumer_keys import keys, wiring
+from consumer_keys import audit, keys, wiring
 from consumer_keys.model import Caller, RevealKey
 from consumer_keys.operation import Call, Operation, serve
 from consumer_keys.web import Reply
 
-OPERATION = Operation("reveal_key", "POST", "/v1/gateways/{gateway_id}/keys/{key_id}/reveal", body=RevealKey)
+OPERATION = Operation(
+    "reveal_key", "POST", "/v1/gateways/{gateway_id}/keys/{key_id}/reveal", body=RevealKey,
+    denied=audit.note_denied_reveal,
+)  # fmt: skip
 
 
 def main_handler(event: Any, context: Any) -> Any:

@@ -20,6 +20,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError
 from ckeys.database import migrate
 from ckeys.events import Event, invoke
 from ckeys.front import load_handlers
+from ckeys.reach import ENVIRONMENT_FILE
 from ckeys.template import Template, load_template
 from consumer_keys import config, front_door, operators, validate_wiring, wiring
 from consumer_keys.access import token_digest
@@ -57,6 +58,7 @@ class Deployment:
             self.server = self.cloud.serve(cloud_port)
             self.environment = self._environment(os.environ if environ is None else environ)
             self._enter_environment()
+            _keep_environment(home / ENVIRONMENT_FILE, self.environment)
             migrate_database(self.environment["DATABASE_URL"])
             self.handlers = load_handlers(ROOT / "functions", self.template)
             for function in self.template.functions:
@@ -194,6 +196,12 @@ def _make_folder(home: Path) -> None:
         home.chmod(0o700)
     except OSError as error:
         raise DeploymentError(f"The state folder {home} cannot be used: {error.strerror}.") from None
+
+
+def _keep_environment(path: Path, environment: Mapping[str, str]) -> None:
+    """For commands beside the local run; without the credential, which `operator.json` has."""
+    settings = {name: value for name, value in environment.items() if not name.startswith("TENCENTCLOUD_SECRET")}
+    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _operator_pair(path: Path) -> tuple[str, str]:

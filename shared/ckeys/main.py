@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from ckeys.audit import audit
+from ckeys.reach import one_sentence
 from consumer_keys.access import ROLES
 
 PORT_DEFAULT = 9000
@@ -41,7 +43,7 @@ def run(home: str | None, port: int | None) -> None:
     """Run everything on this machine: functions, timers, database and the emulated cloud."""
     from ckeys.local import LocalRun
 
-    with _one_sentence():
+    with one_sentence():
         LocalRun(_home(home), port or _port()).run()
 
 
@@ -55,7 +57,7 @@ def invoke(function: str, event_file: Path, home: str | None) -> None:
     from ckeys.events import read_event
     from ckeys.samples import GATEWAYS, SampleError, fill, seed
 
-    with _one_sentence(SampleError), contextlib.ExitStack() as stack:
+    with one_sentence(SampleError), contextlib.ExitStack() as stack:
         event = read_event(event_file)
         answers = sys.stdout
         stack.callback(setattr, sys, "stdout", answers)
@@ -84,7 +86,7 @@ def migrate() -> None:
     from ckeys.deployment import migrate_database as bring_up
     from consumer_keys import config
 
-    with _one_sentence():
+    with one_sentence():
         before, after = bring_up(config.load(os.environ, ("DATABASE_URL",)).database_url or "")
     click.echo(f"schema {after}" if before == after else f"schema {before or 'none'} -> {after}")
 
@@ -96,7 +98,7 @@ def publish(may_shrink: bool) -> None:
     from consumer_keys import wiring
     from consumer_keys.publish import PublicationRefused
 
-    with _one_sentence(PublicationRefused):
+    with one_sentence(PublicationRefused):
         outcome = wiring.services().publisher.publish(heartbeat=True, may_shrink=may_shrink)
     click.echo(json.dumps(outcome and outcome._asdict()))
 
@@ -113,7 +115,7 @@ def build(functions: tuple[str, ...], out: Path, python: str, here: bool) -> Non
     from ckeys.deployment import ROOT
     from ckeys.template import load_template
 
-    with _one_sentence(BuildError):
+    with one_sentence(BuildError):
         for package in make(ROOT, load_template(ROOT / "template.yaml"), out, python=python, here=here, only=functions):
             size = package.zip_bytes / 1e6
             click.echo(f"{package.function:<18} {size:6.2f} MB zipped, {len(package.distributions)} packages")
@@ -153,7 +155,7 @@ def add_operator(name: str, role: str, gateways: tuple[str, ...]) -> None:
     from ckeys.deployment import add_operator as add
     from consumer_keys import wiring
 
-    with _one_sentence():
+    with one_sentence():
         secret_id, secret_key = add(wiring.services(), name, role, gateways or None)
     click.echo(json.dumps({"secret_id": secret_id, "secret_key": secret_key}, indent=2))
 
@@ -164,7 +166,7 @@ def routes() -> None:
     from ckeys.deployment import ROOT, front_door_routes
     from ckeys.template import load_template
 
-    with _one_sentence():
+    with one_sentence():
         click.echo(front_door_routes(load_template(ROOT / "template.yaml")))
 
 
@@ -188,28 +190,7 @@ def env(home: str | None) -> None:
         click.echo(f"export {name}={value}")
 
 
-@contextlib.contextmanager
-def _one_sentence(*more: type[Exception]) -> Any:
-    """What a person can do something about becomes one sentence; everything else keeps its traceback."""
-    from ckeys.deployment import DeploymentError
-    from ckeys.events import EventError
-    from ckeys.front import LoadError
-    from ckeys.template import TemplateError
-    from consumer_keys.config import ConfigError
-    from consumer_keys.errors import CloudFailure
-    from consumer_keys.store.database import SchemaMismatch
-    from tencent_emulator.cloud import CloudError, StateError
-
-    ours: tuple[type[Exception], ...] = (DeploymentError, EventError, LoadError, TemplateError, StateError)
-    try:
-        yield
-    except ours + more as error:
-        raise click.ClickException(str(error)) from None
-    except (ConfigError, SchemaMismatch) as error:
-        raise click.ClickException(f"The settings or the state do not fit: {error}.") from None
-    except (CloudFailure, CloudError) as error:
-        raise click.ClickException(f"The state of the emulated cloud cannot be used: {error}.") from None
-
+cli.add_command(audit)
 
 if __name__ == "__main__":
     cli()

@@ -63,6 +63,7 @@ PLACEHOLDERS: dict[str, str] = {
     "credential.unknown": "a name that no credential has",
     "revision.system": "the present revision of `key.system`, as in its ETag",
     "cursor.keys": "next_cursor of the list of keys with limit 2 and no filter",
+    "cursor.audit": "next_cursor of the audit log with limit 2 and no filter",
 }
 _PLACEHOLDER = re.compile(r"\$\{([^}]*)\}")
 
@@ -114,7 +115,11 @@ def seed(deployment: Deployment) -> dict[str, str]:
     values |= _operators(deployment)
     key = _call(deployment, "get_key", gateway_id=HOME, key_id=values["key.system"])
     page = _call(deployment, "list_keys", gateway_id=HOME, limit=2)
-    return values | {"revision.system": str(key["revision"]), "cursor.keys": str(page["next_cursor"])}
+    log = _call(deployment, "list_audit", gateway_id=HOME, limit=2)
+    return values | {
+        "revision.system": str(key["revision"]), "cursor.keys": str(page["next_cursor"]),
+        "cursor.audit": str(log["next_cursor"]),
+    }  # fmt: skip
 
 
 def _fresh() -> str:

@@ -8,7 +8,7 @@ import hmac
 from consumer_keys.errors import Problem
 from consumer_keys.snapshot import OperatorRecord
 
-_READ = {"list_keys", "get_key", "list_consumers", "get_consumer", "get_status", "verify"}
+_READ = {"list_keys", "get_key", "list_consumers", "get_consumer", "get_status", "list_audit", "verify"}
 _WRITE = {
     "create_key", "update_key", "enable_key", "disable_key", "delete_key", "bind_consumer", "unbind_consumer",
     "create_consumer", "update_consumer", "delete_consumer",
@@ -36,7 +36,7 @@ def authorise(function: str, operator: OperatorRecord | None, gateway_id: str | 
     if operator is None:
         raise Problem("Unauthenticated")
     if function not in ROLES.get(operator.role, frozenset()):
-        raise Problem("Forbidden")
+        raise Problem("Forbidden", actor=operator.secret_id)
     if gateway_id is not None and operator.gateways is not None and gateway_id not in operator.gateways:
-        raise Problem("GatewayNotFound")
+        raise Problem("GatewayNotFound", actor=operator.secret_id)
     return operator

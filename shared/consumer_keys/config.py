@@ -97,6 +97,7 @@ SETTINGS = (
     Setting("SNAPSHOT_POLL_SECONDS", "10", _number(0, 3600), "how often validation looks for a newer snapshot"),
     Setting("SNAPSHOT_MAX_AGE_SECONDS", "3600", _number(60, 604800), "older than this, validation answers 503"),
     Setting("SNAPSHOT_PREFIX", "consumer-keys/", _folder, "folder of the snapshot's objects in the bucket"),
+    Setting("AUDIT_PREFIX", "consumer-keys-audit/", _folder, "folder of the audit log's signed heads in the bucket"),
     Setting("SNAPSHOT_DIR", None, _text, "where validation keeps base files; the temporary folder if unset"),
     Setting("KEY_IN_QUERY", "false", _switch, "also accept the key as query parameter `apikey` (URLs get logged)"),
     Setting("SSM_REQUESTS_PER_SECOND", "20", _number(0.1, 10000), "rate limit of the timer's SSM reads"),
@@ -126,6 +127,7 @@ class Settings(NamedTuple):
     snapshot_poll_seconds: float
     snapshot_max_age_seconds: float
     snapshot_prefix: str
+    audit_prefix: str
     snapshot_dir: str | None
     key_in_query: bool
     ssm_requests_per_second: float

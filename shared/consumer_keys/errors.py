@@ -54,7 +54,10 @@ class FieldError(NamedTuple):
 
 
 class Problem(Exception):  # noqa: N818 - the word of RFC 9457
-    """A refused request. Guarantees that nothing was changed, and that its texts hold no secret."""
+    """A refused request. Guarantees that nothing was changed, and that its texts hold no secret.
+
+    `actor` is set when a known operator may not do what was asked.
+    """
 
     def __init__(
         self,
@@ -64,6 +67,7 @@ class Problem(Exception):  # noqa: N818 - the word of RFC 9457
         errors: Sequence[FieldError] = (),
         headers: Mapping[str, str] | None = None,
         members: Mapping[str, Any] | None = None,
+        actor: str | None = None,
     ) -> None:
         self.code = code
         self.status, self.title = CODES[code]
@@ -71,6 +75,7 @@ class Problem(Exception):  # noqa: N818 - the word of RFC 9457
         self.errors = tuple(errors)
         self.headers = dict(headers or {})
         self.members = dict(members or {})
+        self.actor = actor
         super().__init__(f"{code}: {self.detail}")
 
     def body(self, request_id: str) -> dict[str, Any]:

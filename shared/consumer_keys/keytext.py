@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from binascii import crc32
 from collections.abc import Callable
 
@@ -128,6 +129,11 @@ def derive_key(root_secret: bytes, purpose: str) -> bytes:
     """32 bytes by HKDF-SHA256 (RFC 5869) with an empty salt; one purpose, one key."""
     pseudo_random_key = hmac.digest(bytes(32), root_secret, hashlib.sha256)
     return hmac.digest(pseudo_random_key, f"consumer-keys/{purpose}".encode() + b"\x01", hashlib.sha256)
+
+
+def is_id(kind: str, text: str) -> bool:
+    """Whether a text is such an id."""
+    return re.fullmatch(rf"{kind}-[0-9a-f]{{14}}", text) is not None
 
 
 def new_id(kind: str, random_bytes: RandomBytes) -> str:

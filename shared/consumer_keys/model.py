@@ -7,21 +7,42 @@ contract: names and descriptions (document 1364/127922), generation methods and 
 from __future__ import annotations
 
 import re
-from datetime import datetime, timezone
-from typing import Annotated, Any, Literal, NamedTuple
+from datetime import datetime, timedelta, timezone
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    WithJsonSchema,
+    model_validator,
+)
 
 from consumer_keys.errors import FieldFault
 
 Status = Literal["Enable", "Disable"]
 Generation = Literal["System", "Custom", "KMS"]
 KeyType = Literal["ApiKey"]
+# The closed list of what an audit row can be about; a row with another action is never written.
+AuditAction = Literal[
+    "key.create", "key.update", "key.enable", "key.disable", "key.bind", "key.unbind", "key.delete", "key.sync",
+    "key.overlap_end", "key.reveal", "key.reveal_denied",
+    "consumer.create", "consumer.update", "consumer.delete",
+    "operator.create",
+]  # fmt: skip
+AUDIT_ACTIONS = frozenset(get_args(AuditAction))
 LIMIT_MAX, LIMIT_DEFAULT = 100, 20
 
+_EPOCH, _SECOND = datetime(1970, 1, 1, tzinfo=timezone.utc), timedelta(seconds=1)
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 _NAME = re.compile(rf"[A-Za-z{_HAN}](?:[A-Za-z0-9{_HAN}_-]*[A-Za-z0-9{_HAN}])?")
 _SECRET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+_MOMENT = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]([0-9]{2}:[0-9]{2}:[0-9]{2})(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
 _SECRET_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -57,6 +78,19 @@ def _boolean(value: Any) -> Any:
     return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
 
 
+def _moment(value: Any) -> Any:
+    """RFC 3339 to Unix milliseconds, a fraction of one being cut off."""
+    match = _MOMENT.fullmatch(value) if isinstance(value, str) else None
+    try:
+        if match is not None:
+            zone = "+00:00" if match[4] in "Zz" else match[4]
+            moment = datetime.fromisoformat(f"{match[1]}T{match[2]}{zone}")
+            return (moment - _EPOCH) // _SECOND * 1000 + int((match[3] or ".")[1:].ljust(3, "0")[:3])
+    except ValueError:
+        pass  # no such day, or no such hour
+    raise ValueError("must be a time as in RFC 3339, such as 2026-01-31T08:00:00Z")
+
+
 KeyName = Annotated[str, Field(min_length=2, max_length=60), AfterValidator(_name)]
 ConsumerName = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(_name)]
 Description = Annotated[str, Field(max_length=200), AfterValidator(_plain)]
@@ -64,6 +98,7 @@ ConsumerId = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_
 Keyword = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(_plain)]
 Limit = Annotated[int, BeforeValidator(_integer), Field(ge=1, le=LIMIT_MAX)]
 Offset = Annotated[int, BeforeValidator(_integer), Field(ge=0, le=10_000_000)]
+Moment = Annotated[int, BeforeValidator(_moment), WithJsonSchema({"type": "string", "format": "date-time"})]
 Flag = Annotated[bool, BeforeValidator(_boolean)]
 
 
@@ -136,22 +171,27 @@ class DeleteOptions(Input):
     dry_run: Flag = False
 
 
-class Page(Input):
-    """Paging of a list: limit with offset, or limit with the cursor of the page before."""
+class Cursored(Input):
+    """Paging by the cursor of the page before."""
 
     limit: Limit = LIMIT_DEFAULT
-    offset: Offset = 0
     cursor: Annotated[str, Field(max_length=512)] | None = None
+
+    def filters(self) -> dict[str, Any]:
+        """The filters without the paging; a cursor is bound to them."""
+        return self.model_dump(exclude={"limit", "offset", "cursor"}, exclude_none=True, by_alias=True)
+
+
+class Page(Cursored):
+    """Paging of a list: limit with offset, or limit with the cursor of the page before."""
+
+    offset: Offset = 0
 
     @model_validator(mode="after")
     def _one_way(self) -> Page:
         if self.cursor is not None and "offset" in self.model_fields_set:
             raise FieldFault("cursor", "must not be given together with offset")
         return self
-
-    def filters(self) -> dict[str, Any]:
-        """The filters without the paging; a cursor is bound to them."""
-        return self.model_dump(exclude={"limit", "offset", "cursor"}, exclude_none=True)
 
 
 class ListKeys(Page):
@@ -170,6 +210,16 @@ class ListConsumers(Page):
 
     keyword: Keyword | None = None
     status: Status | None = None
+
+
+class ListAudit(Cursored):
+    """GET /audit: rows of one gateway; `from` is the first moment that counts, `to` the first that no longer does."""
+
+    actor: Annotated[str, Field(min_length=1, max_length=80), AfterValidator(_plain)] | None = None
+    action: AuditAction | None = None
+    target: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_plain)] | None = None
+    from_: Moment | None = Field(default=None, alias="from")
+    to: Moment | None = None
 
 
 class CreateConsumer(Input):
@@ -237,6 +287,22 @@ class Consumer(BaseModel):
     revision: int
     created_at: str
     modified_at: str
+
+
+class AuditEntry(BaseModel):
+    """One row of the audit log; `hash` is the row's place in the hash chain, in hex."""
+
+    sequence: int
+    at: str
+    actor: str
+    action: AuditAction
+    gateway_id: str
+    target: str
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+    request_id: str
+    revision: int
+    hash: str
 
 
 class Caller(NamedTuple):

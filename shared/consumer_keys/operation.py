@@ -15,12 +15,17 @@ from pydantic import ValidationError
 from consumer_keys.errors import FieldError, FieldFault, Problem, Replayed, invalid
 from consumer_keys.web import Reply, Request, allowed_methods, parse_json, plain_id, printable, respond
 
+BAD_REQUEST = 400
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 _MESSAGES = {"extra_forbidden": "is not a field of this call", "missing": "is required"}
 
 
 class Operation(NamedTuple):
-    """What one function serves: who may call it is decided by `function`, never by the path."""
+    """What one function serves: who may call it is decided by `function`, never by the path.
+
+    `denied(app, actor, request_id, params, problem)` is called before a known operator is refused something that was
+    understood.
+    """
 
     function: str
     method: str
@@ -28,6 +33,7 @@ class Operation(NamedTuple):
     status: int = 200
     body: Any = None
     query: Any = None
+    denied: Any = None
 
 
 class Call(NamedTuple):
@@ -46,13 +52,17 @@ def serve(operation: Operation, run: Callable[[Any, Any, Call], Reply], event: A
 
     def answer(request: Request) -> Reply:
         params = path_params(operation, request)
-        app = services()
-        caller = app.authenticate(operation.function, request, params.get("gateway_id"))
-        call = Call(request, params, read_input(operation, request, params))
+        app, caller = services(), None
         try:
-            return run(app, caller, call)
+            caller = app.authenticate(operation.function, request, params.get("gateway_id"))
+            return run(app, caller, Call(request, params, read_input(operation, request, params)))
         except Replayed as replay:
             return Reply(operation.status, replay.body, {"Idempotency-Replayed": "true"})
+        except Problem as problem:
+            actor = problem.actor if caller is None else caller.actor
+            if operation.denied is not None and actor is not None and problem.status != BAD_REQUEST:
+                operation.denied(app, actor, request.request_id, params, problem)
+            raise
 
     return respond(operation.function, event, context, answer)
 

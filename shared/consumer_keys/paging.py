@@ -10,23 +10,28 @@ from collections.abc import Callable
 from typing import Any
 
 from consumer_keys.errors import invalid
-from consumer_keys.model import Page
+from consumer_keys.model import Cursored, Page
 
 CURSOR_MS = 86_400_000
 _MAC_BYTES = 16
 
 
 def list_page(
-    cursor_key: bytes, kind: str, gateway_id: str, given: Page, query: Callable[..., Any], now_ms: int
+    cursor_key: bytes, kind: str, gateway_id: str, given: Cursored, query: Callable[..., Any], now_ms: int
 ) -> dict[str, Any]:
-    """{items, total_count, next_cursor}. Raises InvalidParameter for a cursor that is forged, foreign or too old."""
+    """{items, total_count where matches are counted, next_cursor}.
+
+    Raises InvalidParameter for a cursor that is forged, foreign or too old.
+    """
     filters = given.filters()
     scope = json.dumps([kind, gateway_id, filters], sort_keys=True).encode()
     after = None if given.cursor is None else _opened(cursor_key, scope, given.cursor, now_ms)
-    page = query(gateway_id, filters, given.limit, given.offset, after)
+    offset = given.offset if isinstance(given, Page) else 0
+    page = query(gateway_id, filters, given.limit, offset, after)
+    counted = {} if page.total_count is None else {"total_count": page.total_count}
     return {
         "items": [item.model_dump(mode="json") for item in page.items],
-        "total_count": page.total_count,
+        **counted,
         "next_cursor": None if page.last is None else _sealed(cursor_key, scope, page.last, now_ms),
     }
 

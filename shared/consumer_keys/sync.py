@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from consumer_keys import audit
 from consumer_keys.errors import CloudFailure, Gone, Problem
 from consumer_keys.keys import credential_fault
 from consumer_keys.keytext import lookup_digest
@@ -50,6 +51,7 @@ def run(app: Services, request_id: str, pace: Pace) -> dict[str, Any]:
         polled = app.now_ms()
         report: dict[str, Any] = {"lease": "held", "started_at": timestamp(started), **tick.counts()}
         report |= _publish(app)
+        report |= audit.write_head(app)
         finished = app.now_ms()
         report |= {
             "finished_at": timestamp(finished), "poll_ms": polled - started, "publish_ms": finished - polled,
@@ -117,8 +119,9 @@ class _Tick:
         ended = self._app.store.snapshot(lambda db: db.ended_values(now, BATCH))
 
         def drop(change: Change) -> None:
-            for _key_id, digest in ended:
+            for gateway_id, key_id, digest in ended:
                 change.remove_value(digest)
+                change.audit("key.overlap_end", gateway_id, key_id, None)
 
         if ended:
             self._app.store.change(self._caller, now, drop)

@@ -61,7 +61,7 @@ class Reply(NamedTuple):
 
 def parse_event(event: Any, context: Any) -> Request:
     """Raises MalformedEvent for what is no event at all; says nothing yet about bodies and paths."""
-    request_id = str((context or {}).get("request_id") or "") if isinstance(context, dict) else ""
+    request_id = _request_id(None, context)
     if not isinstance(event, dict):
         raise Problem("MalformedEvent")
     if "httpMethod" not in event and not _HTTP_MARKS & event.keys():
@@ -224,7 +224,7 @@ def respond(function: str, event: Any, context: Any, answer: Callable[[Request],
 def _request_id(request: Request | None, context: Any) -> str:
     if request is not None:
         return request.request_id
-    return str(context.get("request_id") or "") if isinstance(context, dict) else ""
+    return str(context.get("request_id") or "")[:ID_CHARS_MAX] if isinstance(context, dict) else ""
 
 
 def problem_reply(problem: Problem, request_id: str, noted: Mapping[str, Any] = _NOTHING) -> Reply:

@@ -37,6 +37,7 @@ class RootKeys:
         self.manifest_key = derive_key(root_secret, "manifest")
         self.cursor_key = derive_key(root_secret, "cursor")
         self.operator_key = derive_key(root_secret, "operator")
+        self.audit_key = derive_key(root_secret, "audit-head")
 
 
 class Services:
@@ -106,7 +107,7 @@ class Services:
         operator, signature = operators.authenticate(self, function, request, token, gateway_id)
         declared = {gateway.gateway_id for gateway in self.settings.gateways}
         if gateway_id is not None and gateway_id not in declared:
-            raise Problem("GatewayNotFound")
+            raise Problem("GatewayNotFound", actor=operator.secret_id)
         return Caller(
             operator.secret_id, operator.role, operator.gateways, function, request.request_id,
             web.revisions(request), web.idempotency_key(request) if request.method == "POST" else None,

@@ -12,7 +12,7 @@ from ckeys.deployment import Deployment
 from tests.conftest import Answer, Api
 from tests.functions.helpers import as_operator, nothing_changes, problem, sql
 
-READ = {"list_keys", "get_key", "list_consumers", "get_consumer", "get_status", "verify"}
+READ = {"list_keys", "get_key", "list_consumers", "get_consumer", "get_status", "list_audit", "verify"}
 WRITE = {
     "create_key", "update_key", "enable_key", "disable_key", "delete_key", "bind_consumer", "unbind_consumer",
     "create_consumer", "update_consumer", "delete_consumer",
@@ -63,7 +63,8 @@ def call(admin: Api, function: str) -> Call:
         "/consumers"),
         Call("get_consumer", "GET", holder), Call("update_consumer", "PATCH", holder, {"description": "x"}),
         Call("delete_consumer", "DELETE", holder), Call("get_status", "GET", "/v1/status"),
-        Call("verify", "POST", "/verify", {"key": key["value"]}), Call("sync_credentials", "POST", "/v1/sync"),
+        Call("list_audit", "GET", "/audit"), Call("verify", "POST", "/verify", {"key": key["value"]}),
+        Call("sync_credentials", "POST", "/v1/sync"),
     ]  # fmt: skip
     return next(item for item in calls if item.function == function)
 

@@ -69,6 +69,22 @@ class Bucket:
         content: bytes | None = self._call("GetObject", read)
         return content
 
+    def list(self, prefix: str) -> list[str]:
+        """The names of every object below a prefix, in order."""
+
+        def read(cos: Any) -> list[str]:
+            names: list[str] = []
+            marker = ""
+            while True:
+                reply = cos.list_objects(Bucket=self._bucket, Prefix=prefix, Marker=marker, MaxKeys=1000)
+                names += [item["Key"] for item in reply.get("Contents", [])]
+                if reply["IsTruncated"] != "true":
+                    return names
+                marker = reply["NextMarker"]
+
+        names: list[str] = self._call("GetBucket", read)
+        return names
+
     def delete(self, key: str) -> None:
         """Deletes an object; one that is not there is no error."""
         self._call("DeleteObject", lambda cos: cos.delete_object(Bucket=self._bucket, Key=key))

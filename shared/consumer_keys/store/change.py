@@ -7,8 +7,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from consumer_keys.audit_chain import Entry, entry_hash
 from consumer_keys.errors import Problem, Replayed
-from consumer_keys.model import Caller, Consumer, Key
+from consumer_keys.model import AUDIT_ACTIONS, Caller, Consumer, Key
 from consumer_keys.snapshot import id_bytes
 from consumer_keys.store.reads import Reads
 from consumer_keys.store.schema import (
@@ -38,6 +39,7 @@ class Change(Reads):
         super().__init__(connection)
         self.caller, self.now_ms = caller, now_ms
         self._revision: int | None = None
+        self._audited = False
 
     @property
     def revision(self) -> int:
@@ -51,6 +53,11 @@ class Change(Reads):
     def changed(self) -> bool:
         """Whether anything was written."""
         return self._revision is not None
+
+    def check_audited(self) -> None:
+        """No audit row, no change: raises RuntimeError for a change without one, which undoes it."""
+        if self.changed and not self._audited:
+            raise RuntimeError("a change without an audit row")
 
     def raise_if_replayed(self) -> None:
         """Raises Replayed, or IdempotencyKeyReused when the earlier request was another one."""
@@ -167,15 +174,20 @@ class Change(Reads):
     ) -> None:
         """One row in the change's own transaction: who, what, before, after; never a value or a digest.
 
-        A row about something that changes nothing, such as a reveal, carries the revision that it saw.
+        A row about something that changes nothing, such as a reveal, carries the revision that it saw. The row follows
+        the last one in the hash chain: the deployment row is locked, so nobody comes in between.
         """
-        revision = self._revision if self._revision is not None else self.status()["revision"]
-        self.connection.execute(
-            sa.insert(audit).values(
-                at=self.now_ms, actor=self.caller.actor, action=action, gateway_id=gateway_id, target=target,
-                before=_json(before), after=_json(after), request_id=self.caller.request_id, revision=revision,
-            )
+        if action not in AUDIT_ACTIONS:
+            raise ValueError(f"{action} is not in the list of audited actions")
+        last = self.status()
+        entry = Entry(
+            last["audit_sequence"] + 1, self.now_ms, self.caller.actor, action, gateway_id, target, _json(before),
+            _json(after), self.caller.request_id, last["revision"],
         )  # fmt: skip
+        chained = entry_hash(entry, bytes(last["audit_hash"]))
+        self.connection.execute(sa.insert(audit).values(hash=chained, **entry._asdict()))
+        self.connection.execute(sa.update(deployment).values(audit_sequence=entry.sequence, audit_hash=chained))
+        self._audited = True
 
     def _touch(self, kind: str, ref: bytes) -> None:
         updated = self.connection.execute(

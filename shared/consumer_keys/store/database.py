@@ -15,6 +15,7 @@ from consumer_keys import failpoints
 from consumer_keys.errors import Problem, Unavailable
 from consumer_keys.model import Caller
 from consumer_keys.store import dialect
+from consumer_keys.store.audit import AuditLog
 from consumer_keys.store.change import Change
 from consumer_keys.store.publication import Housekeeping, SnapshotReads
 from consumer_keys.store.reads import Reads
@@ -67,6 +68,10 @@ class Database:
         """Runs `work` in a read-only transaction over everything that a snapshot holds."""
         return self._repeated(lambda: self._once(lambda connection: work(SnapshotReads(connection))))
 
+    def audit_log(self, work: Callable[[AuditLog], _T]) -> _T:
+        """Runs `work` in a read-only transaction over the audit log."""
+        return self._repeated(lambda: self._once(lambda connection: work(AuditLog(connection))))
+
     def change(self, caller: Caller, now_ms: int, work: Callable[[Change], _T]) -> tuple[_T, int | None]:
         """Runs `work` in a write transaction: its result, and the revision if anything was written.
 
@@ -81,6 +86,7 @@ class Database:
             change.raise_if_replayed()
             change.use_signature()
             result = work(change)
+            change.check_audited()
             return result, change.revision if change.changed else None
 
         for _ in PAUSES:

@@ -39,11 +39,6 @@ def octets(length: int) -> sa.types.TypeEngine[bytes]:
     return sa.LargeBinary(length).with_variant(mysql.VARBINARY(length), "mysql", "mariadb")
 
 
-def serial() -> sa.types.TypeEngine[int]:
-    """An integer that the database counts up by itself."""
-    return sa.BigInteger().with_variant(sa.Integer, "sqlite")
-
-
 def make_engine(url: str) -> sa.Engine:
     """An engine that keeps few connections, checks each before use, and never echoes parameters."""
     address = sa.make_url(url)

@@ -137,18 +137,19 @@ class SnapshotReads(Reads):
             row.sync_failures, row.gone_at, digests,
         )  # fmt: skip
 
-    def ended_values(self, before_ms: int, limit: int) -> list[tuple[str, bytes]]:
-        """(key id, digest) of former contents whose overlap is over while the key accepts another one."""
+    def ended_values(self, before_ms: int, limit: int) -> list[tuple[str, str, bytes]]:
+        """(gateway id, key id, digest) of former contents whose overlap is over while the key accepts another one."""
         other = key_values.alias()
         query = (
-            sa.select(key_values.c.key_id, key_values.c.digest)
+            sa.select(k.c.gateway_id, k.c.key_id, key_values.c.digest)
+            .select_from(key_values.join(k, k.c.key_id == key_values.c.key_id))
             .where(
                 key_values.c.ends_at < before_ms,
                 sa.exists().where(other.c.key_id == key_values.c.key_id, other.c.ends_at.is_(None)),
             )
             .limit(limit)
         )
-        return [(row.key_id, bytes(row.digest)) for row in self.connection.execute(query)]
+        return [(row.gateway_id, row.key_id, bytes(row.digest)) for row in self.connection.execute(query)]
 
     def old_publications(self, before_ms: int, keep: int) -> list[sa.RowMapping]:
         """Publications from before this time, without the last few."""

@@ -15,10 +15,10 @@ from consumer_keys.store.schema import consumers as c
 
 
 class Page(NamedTuple):
-    """Part of a list: items, the number of all matches, and where the next part begins (None: nowhere)."""
+    """Part of a list: items, the number of all matches if it was counted, and where the next part begins or None."""
 
     items: list[Any]
-    total_count: int
+    total_count: int | None
     last: tuple[int, str] | None
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from consumer_keys.store.dialect import long_text, octets, serial, text
+from consumer_keys.store.dialect import long_text, octets, text
 
-SCHEMA_REVISION = "0002"
+SCHEMA_REVISION = "0003"
 metadata = sa.MetaData()
 
 
@@ -25,6 +25,9 @@ deployment = sa.Table(
     sa.Column("base", long_text(), nullable=True),
     sa.Column("base_revision", sa.BigInteger, nullable=False),
     sa.Column("sync_report", long_text(), nullable=True),
+    # The last row of the audit log; under the same lock, so that its rows are numbered and chained without a gap.
+    sa.Column("audit_sequence", sa.BigInteger, nullable=False),
+    sa.Column("audit_hash", octets(32), nullable=False),
 )
 
 leases = sa.Table(
@@ -142,7 +145,7 @@ publications = sa.Table(
 audit = sa.Table(
     "audit",
     metadata,
-    sa.Column("sequence", serial(), primary_key=True),
+    sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("at", sa.BigInteger, nullable=False),
     sa.Column("actor", text(80), nullable=False),
     sa.Column("action", text(40), nullable=False),
@@ -152,6 +155,11 @@ audit = sa.Table(
     sa.Column("after", long_text(), nullable=True),
     sa.Column("request_id", text(64), nullable=False),
     sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("hash", octets(32), nullable=False),
+    sa.Index("ix_audit_gateway", "gateway_id", "sequence"),
+    sa.Index("ix_audit_actor", "gateway_id", "actor", "sequence"),
+    sa.Index("ix_audit_target", "gateway_id", "target", "sequence"),
+    sa.Index("ix_audit_at", "gateway_id", "at"),
 )
 
 idempotency = sa.Table(

@@ -1,0 +1,70 @@
+"""How commands reach a deployment: by the environment, or by the state folder of a local run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+ENVIRONMENT_FILE = "environment.json"
+home_option: Callable[[Any], Any] = click.option(
+    "--home", help="State folder of a local run that is up; otherwise the environment holds the functions' settings."
+)
+
+
+@contextlib.contextmanager
+def services_of(home: str | None) -> Iterator[Any]:
+    """The collaborators of the management functions. Raises ClickException for a folder without a local run."""
+    from consumer_keys import wiring
+
+    saved = dict(os.environ)
+    try:
+        if home is not None:
+            os.environ.update(_local_environment(Path(home)))
+        yield wiring.services()
+    finally:
+        wiring.close()
+        os.environ.clear()
+        os.environ.update(saved)
+
+
+def _local_environment(home: Path) -> dict[str, str]:
+    try:
+        settings = json.loads((home / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
+        operator = json.loads((home / "operator.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise click.ClickException(f"There is no state of a local run in {home}; start it with `make run`.") from None
+    credential = {"TENCENTCLOUD_SECRETID": "secret_id", "TENCENTCLOUD_SECRETKEY": "secret_key"}
+    return {**settings, **{name: operator[field] for name, field in credential.items()}}
+
+
+@contextlib.contextmanager
+def one_sentence(*more: type[Exception]) -> Iterator[None]:
+    """What a person can do something about becomes one sentence; everything else keeps its traceback."""
+    from ckeys.deployment import DeploymentError
+    from ckeys.events import EventError
+    from ckeys.front import LoadError
+    from ckeys.template import TemplateError
+    from consumer_keys.config import ConfigError
+    from consumer_keys.errors import CloudFailure, Problem
+    from consumer_keys.store.database import SchemaMismatch
+    from tencent_emulator.cloud import CloudError, StateError
+
+    ours: tuple[type[Exception], ...] = (DeploymentError, EventError, LoadError, TemplateError, StateError)
+    try:
+        yield
+    except ours + more as error:
+        raise click.ClickException(str(error)) from None
+    except Problem as problem:
+        raise click.ClickException(problem.detail) from None
+    except (ConfigError, SchemaMismatch) as error:
+        raise click.ClickException(f"The settings or the state do not fit: {error}.") from None
+    except CloudError as error:
+        raise click.ClickException(f"The state of the emulated cloud cannot be used: {error}.") from None
+    except CloudFailure as error:
+        raise click.ClickException(f"A service does not do what is asked of it: {error}.") from None
