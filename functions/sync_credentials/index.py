@@ -3,14 +3,13 @@
 Called by the timer, by other functions, or by hand; over HTTP only by an admin.
 """
 
+import random
 import time
 from typing import Any
 
-from consumer_keys import sync, web, wiring
+from consumer_keys import follow, log, sync, web, wiring
 
 FUNCTION = "sync_credentials"
-# What is left of the function's time when polling stops: publishing and the report come after it.
-RESERVE_MS = 10_000
 TIME_LIMIT_MS_DEFAULT = 60_000
 
 
@@ -21,8 +20,9 @@ def main_handler(event: Any, context: Any) -> Any:
         app = wiring.services()
         app.authenticate(FUNCTION, request, None)
         limit = context.get("time_limit_in_ms") if isinstance(context, dict) else None
-        budget = max(1_000, (limit or TIME_LIMIT_MS_DEFAULT) - RESERVE_MS)
-        pace = sync.Pace(app.now_ms() + budget, time.monotonic, time.sleep)
-        return web.Reply(200, sync.run(app, request.request_id, pace))
+        seconds = max(1.0, (limit or TIME_LIMIT_MS_DEFAULT) / 1000 - sync.RESERVE_SECONDS)
+        report = sync.run(app, request.request_id, follow.Pace(seconds, time.monotonic, time.sleep, random.random))
+        log.emit("sync_report", function=FUNCTION, request_id=request.request_id, report=report)
+        return web.Reply(200, report)
 
     return web.respond(FUNCTION, event, context, answer)

@@ -111,7 +111,12 @@ class Gone(CloudFailure):
 
 
 class Unavailable(CloudFailure):
-    """Nothing is known: timeout, throttling, 5xx, missing permission. Unknown is never gone."""
+    """Nothing is known: timeout, throttling, 5xx, missing permission. Unknown is never gone.
+
+    `passing`: the kind that may well be over in a moment.
+    """
+
+    passing = False
 
 
 class Replayed(Exception):  # noqa: N818 - not an error: the stored answer to a repeated request

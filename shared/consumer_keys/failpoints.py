@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 # What commits, by name: a change to keys, consumers or operators, and the housekeeping around publications and ticks.
 COMMITS = (
-    "change", "confirmation", "lease-claim", "lease-release", "publication", "clean-up", "sync-note", "sync-report",
+    "change", "confirmation", "lease-claim", "lease-release", "reservation", "publication", "clean-up", "sync-note",
+    "sync-report",
 )  # fmt: skip
 # What is written to the bucket. Objects are immutable; the pointer is what readers follow.
 UPLOADS = ("base", "overlay", "pointer", "deletion")

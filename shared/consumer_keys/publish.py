@@ -1,15 +1,18 @@
 """Publication of the snapshot: always from the database, never from an event, one publisher at a time.
 
-Immutable objects first, the pointer last. A publisher that was paused may still write an old pointer late; readers
-never go backwards and the next tick writes a newer pointer over it.
+Immutable objects first, the pointer last. Every step that others rely on (the version, what was published) is taken
+in a transaction that sees the lease still held, so a publisher that was overtaken writes nothing that counts. Its
+pointer may still arrive late in the bucket; readers never go backwards and the next tick writes a newer one over it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from consumer_keys.failpoints import reach
@@ -29,13 +32,16 @@ if TYPE_CHECKING:
     from consumer_keys.store.database import Database
     from consumer_keys.store.publication import Housekeeping, Published, SnapshotReads
 
-LEASE, LEASE_MS, LEASE_MARGIN_MS = "publish", 60_000, 10_000
+LEASE = "publish"
+# A change's publisher lives no longer than its function (20 s); a tick may build and upload a large base.
+LEASE_MS_CHANGE, LEASE_MS_TICK, LEASE_MARGIN_MS = 20_000, 60_000, 5_000
 OVERLAY_ENTRIES_MAX = 5_000
 OVERLAY_SHARE_MAX, OVERLAY_SHARE_FROM = 0.05, 100
 SHRINK_SHARE_MAX, SHRINK_KEYS = 0.30, 10
-KEEP_MS, KEEP_VERSIONS = 86_400_000, 20
+KEEP_MS, KEEP_VERSIONS, CLEAN_UP_MAX = 86_400_000, 20, 200
 WAIT_STEPS, WAIT_STEP_SECONDS = 100, 0.02
 _ROUNDS = 3
+_ANY_TIME_MS = 1 << 62
 
 
 class Bucket(Protocol):
@@ -46,6 +52,9 @@ class Bucket(Protocol):
 
     def get(self, key: str) -> bytes | None:
         """Reads an object."""
+
+    def exists(self, key: str) -> bool:
+        """Whether there is such an object."""
 
     def delete(self, key: str) -> None:
         """Deletes an object."""
@@ -68,22 +77,32 @@ class SnapshotShrinks(PublicationRefused):
     """So many values fewer than last time are more likely a mishap; an operator may override it."""
 
 
-class _Draft(NamedTuple):
-    """What one publication holds, and the state that it was made from."""
-
-    state: Published
-    base: Part
-    base_revision: int
-    fresh: bool
-    overlay: Overlay
-    values: int
-
-
 class Outcome(NamedTuple):
     """What a publication made."""
 
     version: int
     revision: int
+
+
+class _Draft(NamedTuple):
+    """One consistent state of the database, ready to be written. `base_file` None: the base is in the bucket."""
+
+    state: Published
+    base: Part
+    base_revision: int
+    base_file: bytes | None
+    overlay: Part
+    overlay_data: bytes
+    values: int
+
+
+class _Turn:
+    """The time in which one publisher may publish: from its claim of the lease to the lease's end."""
+
+    def __init__(self, token: int, ends_ms: int, heartbeat: bool, may_shrink: bool) -> None:
+        self.token, self.ends_ms, self.heartbeat, self.may_shrink = token, ends_ms, heartbeat, may_shrink
+        self.released = False
+        self.pointer: Manifest | None = None  # the bucket's when the turn began
 
 
 class Publisher:
@@ -118,76 +137,103 @@ class Publisher:
         A heartbeat publishes also when nothing changed, and builds a new base when the overlay has outgrown it.
         Raises PublicationRefused or Unavailable.
         """
-        holder = os.urandom(8).hex()
-        started, token = self._store.housekeeping("lease-claim", lambda db: self._claim(db, holder))
+        holder, lease_ms = os.urandom(8).hex(), LEASE_MS_TICK if heartbeat else LEASE_MS_CHANGE
+
+        def claim(db: Housekeeping) -> tuple[Published, int, int | None]:
+            state, started = db.published(), self._now_ms()  # under the lock, however long it took to get it
+            if state.revision <= state.published_revision and not heartbeat:
+                return state, started, None
+            return state, started, db.claim_lease(LEASE, holder, started, lease_ms, LEASE_MS_TICK)
+
+        state, started, token = self._store.housekeeping("lease-claim", claim)
         if token is None:
-            return None
+            done = state.revision <= state.published_revision and not heartbeat
+            return Outcome(state.published_version, state.published_revision) if done else None
+        turn = _Turn(token, started + lease_ms - LEASE_MARGIN_MS, heartbeat, may_shrink)
         try:
-            return self._rounds(token, started, heartbeat, may_shrink)
+            return self._rounds(turn, state)
+        except SnapshotShrinks:
+            if heartbeat:
+                self._renew(turn, state)
+            raise
         finally:
-            self._store.housekeeping("lease-release", lambda db: db.release_lease(LEASE, token))
+            if not turn.released:
+                self._store.housekeeping("lease-release", lambda db: db.release_lease(LEASE, token))
 
-    def _claim(self, db: Housekeeping, holder: str) -> tuple[int, int | None]:
-        started = self._now_ms()  # under the lock, however long it took to get it
-        return started, db.claim_lease(LEASE, holder, started, LEASE_MS)
-
-    def _rounds(self, token: int, started_ms: int, heartbeat: bool, may_shrink: bool) -> Outcome:
+    def _rounds(self, turn: _Turn, state: Published) -> Outcome:
         """Publishes again while changes were committed meanwhile: their own publishers found the lease taken."""
-        state = self._store.snapshot(lambda db: db.published())
-        outcome = Outcome(state.published_version, state.published_revision)
+        turn.pointer = self._manifest_in_bucket()
+        if turn.pointer is not None and turn.pointer.revision > state.revision:
+            # A database that knows less than the bucket was restored, and must not give out numbers twice.
+            above = turn.pointer.revision + 1
+            self._store.housekeeping("reservation", lambda db: db.raise_revision(above))
+        fresh = self._base_is_missing(turn, state)
         for round_number in range(_ROUNDS):
-            if state.revision <= outcome.revision and not (heartbeat and round_number == 0):
+            rebuild = fresh and round_number == 0
+            draft = self._store.snapshot(partial(self._draft, turn=turn, fresh=rebuild))
+            version = self._reserve(turn, draft.base, draft.overlay)
+            if draft.base_file is not None:
+                self._upload("base", draft.base, draft.base_file, "application/octet-stream")
+            self._upload("overlay", draft.overlay, draft.overlay_data, "application/json")
+            outcome = Outcome(version, draft.state.revision)
+            self._point(turn, outcome, draft.base, draft.overlay)
+            record = (draft.base, draft.base_revision, draft.values, draft.values - draft.state.entry_count)
+            if self._record(turn, outcome, *record, last=round_number == _ROUNDS - 1):
                 break
-            try:
-                outcome = self._once(token, started_ms, heartbeat, may_shrink)
-            except SnapshotShrinks:
-                if heartbeat:
-                    self._renew(token, started_ms)
-                raise
-            state = self._store.snapshot(lambda db: db.published())
         return outcome
 
-    def _once(self, token: int, started_ms: int, heartbeat: bool, may_shrink: bool) -> Outcome:
-        with tempfile.TemporaryDirectory(prefix="ckeys-publish-") as folder:
-            path = os.path.join(folder, "base.lmdb")
-            draft = self._store.snapshot(lambda db: self._collect(db, path, heartbeat, may_shrink))
-            if draft.fresh:
-                with open(path, "rb") as file:
-                    self._upload("base", draft.base, file.read(), "application/octet-stream")
-        state, overlay = draft.state, draft.overlay
-        data = encode_overlay(overlay)
-        named = part(
-            "overlay", ".json", hashlib.sha256(data).hexdigest(), len(data), len(overlay.keys) + len(overlay.consumers)
-        )
-        self._upload("overlay", named, data, "application/json")
-        version = self._write_pointer(token, started_ms, state.published_version, state.revision, draft.base, named)
-        self._store.housekeeping(
-            "publication",
-            lambda db: db.record_publication(
-                version, state.revision, draft.values, draft.base, draft.base_revision, named, self._now_ms()
-            ),
-        )
-        return Outcome(version, state.revision)
+    def _base_is_missing(self, turn: _Turn, state: Published) -> bool:
+        """Whether there is no base yet, or it is not in the bucket: clean-up took it after the database was copied.
 
-    def _collect(self, db: SnapshotReads, path: str, heartbeat: bool, may_shrink: bool) -> _Draft:
-        """What to publish, from one state of the database; a new base is written to `path`. Raises SnapshotShrinks."""
+        The bucket is asked at each tick, and whenever the pointer names another base.
+        """
+        if state.base is None:
+            return True
+        if not turn.heartbeat and turn.pointer is not None and turn.pointer.base == state.base:
+            return False
+        return not self._bucket.exists(self._prefix + state.base.name)
+
+    def _draft(self, db: SnapshotReads, turn: _Turn, *, fresh: bool) -> _Draft:
+        """What is to be published, from one state. Raises SnapshotShrinks when it would lose too many values."""
         state = db.published()
-        base, base_revision = state.base, state.base_revision
-        fresh = base is None or (heartbeat and _outgrown(db.change_count(), base))
+        base, base_revision, base_file = state.base, state.base_revision, None
+        fresh = fresh or (turn.heartbeat and base is not None and _outgrown(db.change_count(), base))
         if fresh or base is None:
-            sha256, size, count = self._build_base(path, db.all_keys(), db.all_consumers())
-            base, base_revision = part("base", ".lmdb", sha256, size, count), state.revision
+            base, base_file = self._built(db.all_keys(), db.all_consumers())
+            base_revision = state.revision
         overlay = Overlay(db.changed_keys(base_revision), db.changed_consumers(base_revision), db.all_operators())
         # The counter is kept by changes; values that went any other way show only when they are counted, and that is
         # done whenever the snapshot could lose too many, and at each tick.
-        removed = sum(record is None for record in overlay.keys.values())
-        counted = fresh or heartbeat or _shrinks(state.published_count, state.published_count - removed)
-        count = db.value_count() if counted else state.entry_count
-        if not may_shrink and _shrinks(state.published_count, count):
+        lost = sum(record is None or record.ends_at > 0 for record in overlay.keys.values())
+        counted = fresh or turn.heartbeat or _shrinks(state.published_count, state.published_count - lost)
+        count = db.lasting_count() if counted else state.entry_count
+        if not turn.may_shrink and _shrinks(state.published_count, count):
             raise SnapshotShrinks(
                 f"the snapshot would lose {state.published_count - count} of {state.published_count} values"
             )
-        return _Draft(state, base, base_revision, fresh, overlay, count)
+        data, entries = encode_overlay(overlay), len(overlay.keys) + len(overlay.consumers)
+        return _Draft(state, base, base_revision, base_file, _overlay_part(data, entries), data, count)
+
+    def _built(self, keys: Any, consumers: Any) -> tuple[Part, bytes]:
+        with tempfile.TemporaryDirectory(prefix="ckeys-publish-") as folder:
+            path = os.path.join(folder, "base.lmdb")
+            sha256, size, count = self._build_base(path, keys, consumers)
+            with open(path, "rb") as file:
+                return part("base", ".lmdb", sha256, size, count), file.read()
+
+    def _reserve(self, turn: _Turn, base: Part, overlay: Part) -> int:
+        """The version, noted with the objects that it is about to name: if it fails, clean-up still knows them.
+
+        Above the bucket's version too: a restored database must not hand out old numbers.
+        """
+        floor = turn.pointer.version if turn.pointer is not None else 0
+        version = self._store.housekeeping(
+            "reservation",
+            lambda db: db.reserve_publication(LEASE, turn.token, floor, base.name, overlay.name, self._now_ms()),
+        )
+        if version is None:
+            raise PublicationRefused("another publisher took over before the version was taken")
+        return version
 
     def _upload(self, what: str, named: Part, data: bytes, content_type: str) -> None:
         """Writes an immutable object and reads it back before anything may name it."""
@@ -198,60 +244,112 @@ class Publisher:
         if self._bucket.get(key) != data:
             raise PublicationRefused(f"{named.name} reads back differently from what was written")
 
-    def _renew(self, token: int, started_ms: int) -> None:
-        """Keeps the last snapshot in force while a guard holds: the mishap must not end validation an hour later."""
-        state = self._store.snapshot(lambda db: db.published())
-        last = self._manifest_in_bucket()
-        if last is None:
-            return
-        version = self._write_pointer(
-            token, started_ms, state.published_version, last.revision, last.base, last.overlay
-        )
-        self._store.housekeeping(
-            "publication",
-            lambda db: db.record_publication(
-                version, last.revision, state.published_count, last.base, state.base_revision, last.overlay,
-                self._now_ms(),
-            ),
-        )  # fmt: skip
-
-    def _write_pointer(
-        self, token: int, started_ms: int, published_version: int, revision: int, base: Part, overlay: Part
-    ) -> int:
-        last, now_ms = self._manifest_in_bucket(), self._now_ms()
-        # Above the bucket's version too: a restored database must not hand out old numbers.
-        version = max(published_version, last.version if last else 0) + 1
-        manifest = Manifest(self._environment, version, revision, now_ms, self._root_version, base, overlay)
-        held = self._store.snapshot(lambda db: db.holds_lease(LEASE, token, now_ms))
-        if not held or now_ms > started_ms + LEASE_MS - LEASE_MARGIN_MS:
+    def _point(self, turn: _Turn, outcome: Outcome, base: Part, overlay: Part) -> None:
+        """Writes the pointer, last of all and only while the lease is held."""
+        now_ms = self._now_ms()
+        manifest = Manifest(self._environment, *outcome, now_ms, self._root_version, base, overlay)
+        held = self._store.snapshot(lambda db: db.holds_lease(LEASE, turn.token, now_ms))
+        if not held or now_ms > turn.ends_ms:
             raise PublicationRefused("the lease ran out before the pointer was written")
         reach("pointer.before-write")
         self._bucket.put(self._prefix + POINTER, seal_manifest(manifest, self._manifest_key), "application/json")
         reach("pointer.after-write")
-        return version
+
+    def _record(
+        self, turn: _Turn, outcome: Outcome, base: Part, base_revision: int, count: int, drift: int, *, last: bool
+    ) -> bool:
+        """Notes what is in force now. True when nothing is left to do, and then the lease is given back at once."""
+
+        def record(db: Housekeeping) -> bool:
+            if not db.record_publication(
+                LEASE, turn.token, *outcome, count=count, drift=drift, base=base, base_revision=base_revision,
+                now_ms=self._now_ms(),
+            ):  # fmt: skip
+                raise PublicationRefused("another publisher took over before the publication was recorded")
+            done = last or db.published().revision <= outcome.revision
+            if done:
+                db.release_lease(LEASE, turn.token)
+            return done
+
+        turn.released = self._store.housekeeping("publication", record)
+        return turn.released
+
+    def _renew(self, turn: _Turn, state: Published) -> None:
+        """Keeps the last snapshot in force while a guard holds: the mishap must not end validation an hour later."""
+        if state.base is None:
+            return
+        last = turn.pointer
+        if last is None or last.version < state.published_version:
+            # An old pointer that arrived late, or none: what the database recorded is what readers have seen.
+            last = self._recorded(state, state.base)
+        if last is None:
+            return
+        outcome = Outcome(self._reserve(turn, last.base, last.overlay), last.revision)
+        self._point(turn, outcome, last.base, last.overlay)
+        self._record(turn, outcome, state.base, state.base_revision, state.published_count, 0, last=True)
+
+    def _recorded(self, state: Published, base: Part) -> Manifest | None:
+        name = self._store.snapshot(lambda db: db.overlay_of(state.published_version))
+        data = None if name is None else self._bucket.get(self._prefix + name)
+        if data is None:
+            return None
+        document = json.loads(data)
+        overlay = _overlay_part(data, len(document["keys"]) + len(document["consumers"]))
+        version, revision = state.published_version, state.published_revision
+        return Manifest(self._environment, version, revision, 0, self._root_version, base, overlay)
 
     def _manifest_in_bucket(self) -> Manifest | None:
         data = self._bucket.get(self._prefix + POINTER)
         if data is None:
             return None
         try:
+            # Its date does not matter: a pointer written under a wrong clock has a version that was given out, too.
             return open_manifest(
-                data, self._manifest_key, environment=self._environment, version_min=0, now_ms=self._now_ms()
+                data, self._manifest_key, environment=self._environment, version_min=0, now_ms=_ANY_TIME_MS
             )
         except SnapshotError:
             return None  # not ours, or damaged: it is about to be replaced, and readers refuse it anyway
 
     def clean_up(self) -> int:
-        """Deletes objects that no publication of the last day and no recent version names; returns how many."""
+        """Deletes objects of publications, also of failed ones, that are out of date; returns how many.
+
+        Kept is what the last day, the last twenty versions, the pointer or anything newer than it names. Objects go
+        first and their rows after them, so that a run that dies in between is finished by the next one.
+        """
         now_ms = self._now_ms()
-        old = self._store.snapshot(lambda db: db.old_publications(now_ms - KEEP_MS, KEEP_VERSIONS))
-        if not old:
+        if not self._store.snapshot(lambda db: db.old_publications(now_ms - KEEP_MS, KEEP_VERSIONS, 1)):
             return 0
-        unused = self._store.housekeeping("clean-up", lambda db: db.forget_publications(old))
+        # Under the publisher's lease: nobody names an object while it is being deleted.
+        holder = os.urandom(8).hex()
+        token = self._store.housekeeping(
+            "lease-claim", lambda db: db.claim_lease(LEASE, holder, now_ms, LEASE_MS_TICK, LEASE_MS_TICK)
+        )
+        if token is None:
+            return 0
+        try:
+            return self._clean_up(now_ms)
+        finally:
+            self._store.housekeeping("lease-release", lambda db: db.release_lease(LEASE, token))
+
+    def _clean_up(self, now_ms: int) -> int:
+        pointer = self._manifest_in_bucket()
+        if pointer is None:
+            return 0  # what is in force is not known
+        in_force = pointer
+
+        def find(db: SnapshotReads) -> tuple[list[int], set[str]]:
+            rows = db.old_publications(now_ms - KEEP_MS, KEEP_VERSIONS, CLEAN_UP_MAX)
+            old = [row["version"] for row in rows if row["version"] < in_force.version]
+            return old, db.objects_only_of(old) - {in_force.base.name, in_force.overlay.name}
+
+        old, unused = self._store.snapshot(find)
         for name in sorted(unused):
+            if self._now_ms() > now_ms + LEASE_MS_TICK - LEASE_MARGIN_MS:
+                return 0  # the rest is done by a later run; deleting twice is harmless
             reach("deletion.before-write")
             self._bucket.delete(self._prefix + name)
             reach("deletion.after-write")
+        self._store.housekeeping("clean-up", lambda db: db.forget_publications(old))
         return len(unused)
 
 
@@ -261,6 +359,10 @@ def quietly(publisher: Publisher, revision: int, report: Callable[[BaseException
         publisher.publish_change(revision)
     except Exception as error:  # noqa: BLE001 - a full disk too must not turn a committed change into an error
         report(error)
+
+
+def _overlay_part(data: bytes, entries: int) -> Part:
+    return part("overlay", ".json", hashlib.sha256(data).hexdigest(), len(data), entries)
 
 
 def _outgrown(change_count: int, base: Part) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from consumer_keys.errors import Problem
 from consumer_keys.light_typing import TYPE_CHECKING, Any, Protocol
 from consumer_keys.snapshot import (
+    CREATED_AHEAD_MS_MAX,
     POINTER,
     Manifest,
     OperatorRecord,
@@ -191,8 +192,22 @@ class SnapshotCache:
         if held is not None and manifest.version == held.manifest.version:
             return
         overlay, base = self._overlay(manifest.overlay, held), self._base(manifest.base, held)
+        self._heal_clock(manifest.created_at_ms / 1000)
+        if held is not None and manifest.created_at_ms < held.manifest.created_at_ms:
+            # It was made after the one held, whatever its publisher's clock said: it makes nothing older.
+            manifest = manifest._replace(created_at_ms=held.manifest.created_at_ms)
         self._snapshot = Snapshot(manifest, overlay, base)
         self._ends_at = manifest.created_at_ms / 1000 + self._max_age
+
+    def _heal_clock(self, created_at: float) -> None:
+        """Forgets a clock that had run ahead, once a new authentic pointer and the clock as it is now both say so.
+
+        The clock alone could have been turned back, a pointer alone could be an old one; the two agree within five
+        minutes only if the latest time seen was wrong. Otherwise validation would stay 503 until a restart.
+        """
+        now, leeway = self._clock(), CREATED_AHEAD_MS_MAX / 1000
+        if abs(now - created_at) <= leeway and self.latest > max(now, created_at) + leeway:
+            self.latest = max(now, created_at)
 
     def _overlay(self, part: Part, held: Snapshot | None) -> Overlay:
         if held is not None and held.manifest.overlay == part:

@@ -1,247 +1,201 @@
-"""The timer: follow the credentials that KMS keys refer to, then publish. One step is one call.
+"""The timer: follow the credentials that KMS keys refer to, and publish. One step is one call.
 
 At-least-once, overlapping and late runs are normal, so a run works only from current state and under a lease.
-*Gone* is a fact and ends a value after the cache time; *unknown* changes nothing: unknown is never gone.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from consumer_keys import audit
-from consumer_keys.errors import CloudFailure, Gone, Problem
-from consumer_keys.keys import credential_fault
-from consumer_keys.keytext import lookup_digest
-from consumer_keys.model import timestamp
+from consumer_keys.errors import CloudFailure
+from consumer_keys.follow import (
+    CLOCK_LEEWAY_MS,
+    LEASE,
+    QUARANTINE_AFTER,
+    QUARANTINE_MS_MAX,
+    Credentials,
+    Follower,
+    Overtaken,
+    Pace,
+)
+from consumer_keys.model import milliseconds, timestamp
 from consumer_keys.operators import system_caller
-from consumer_keys.publish import PublicationRefused
+from consumer_keys.publish import LEASE_MS_CHANGE, Outcome, PublicationRefused
 
 if TYPE_CHECKING:
-    from consumer_keys.store.change import Change
-    from consumer_keys.store.publication import KmsKey
+    from consumer_keys.store.publication import Housekeeping
     from consumer_keys.wiring import Services
 
-LEASE, FUNCTION = "sync", "sync_credentials"
+FUNCTION = "sync_credentials"
+# Renewed while the run lives; a run that died holds the next one up for no longer than a tick.
+LEASE_MS, LEASE_RENEWED_SECONDS = 60_000, 15.0
 BATCH = 500
-BACKOFF_MS_FIRST, BACKOFF_MS_MAX = 60_000, 600_000
-QUARANTINE_AFTER = 5
-
-
-class Pace(NamedTuple):
-    """When the run must end (ms), and the time source and sleep of its rate limiter."""
-
-    deadline_ms: int
-    monotonic: Callable[[], float]
-    sleep: Callable[[float], None]
+# Polling takes turns with publishing, so that neither a change whose publication failed nor new content has to wait
+# for the last of ten thousand credentials.
+SLICE_SECONDS = 45.0
+RESERVE_SECONDS = 10.0  # of the function's time: for publishing and the report, when polling is over
+WAIT_SECONDS, WAIT_STEP_SECONDS = LEASE_MS_CHANGE / 1000 + 2, 0.5
+GAP_MS_MAX = 900_000
+LISTED_MAX = 20
+_COUNTS = ("polled", "changed", "unchanged", "ending", "failed", "unknown", "ended_values", "ends_corrected")
 
 
 def run(app: Services, request_id: str, pace: Pace) -> dict[str, Any]:
-    """One tick. Returns the report, which is also kept for /v1/status; `lease` is "busy" when another run holds it."""
+    """One tick. Returns the report, which is also kept for /v1/status.
+
+    `lease` is "busy" when another run holds it: then this one only publishes, for the other one may be dead. It is
+    "lost" when this run outlived it and another one took over.
+    """
     started = app.now_ms()
-    holder, ttl = os.urandom(8).hex(), max(pace.deadline_ms - started, 1000) + 5000
-    token = app.store.housekeeping("lease-claim", lambda db: db.claim_lease(LEASE, holder, started, ttl))
+    holder = os.urandom(8).hex()
+    token, before = app.store.housekeeping(
+        "lease-claim", lambda db: (db.claim_lease(LEASE, holder, started, LEASE_MS), db.status()["sync_report"])
+    )
     if token is None:
-        return {"lease": "busy", "started_at": timestamp(started)}
+        published = _publish(lambda: app.publisher.publish(heartbeat=True))
+        return {"lease": "busy", "started_at": timestamp(started), **published}
     try:
-        tick = _Tick(app, request_id, pace)
-        tick.poll()
-        polled = app.now_ms()
-        report: dict[str, Any] = {"lease": "held", "started_at": timestamp(started), **tick.counts()}
-        report |= _publish(app)
-        report |= audit.write_head(app)
-        finished = app.now_ms()
-        report |= {
-            "finished_at": timestamp(finished), "poll_ms": polled - started, "publish_ms": finished - polled,
-        }  # fmt: skip
-        app.store.housekeeping("sync-report", lambda db: db.save_report(report))
-        return report
+        return _Run(app, request_id, pace, token, started, None if before is None else json.loads(before)).report()
     finally:
         app.store.housekeeping("lease-release", lambda db: db.release_lease(LEASE, token))
 
 
-def _publish(app: Services) -> dict[str, Any]:
+class _Run:
+    """One run that holds the lease."""
+
+    def __init__(
+        self, app: Services, request_id: str, pace: Pace, token: int, started: int, before: dict[str, Any] | None
+    ) -> None:
+        self._app, self._pace, self._token, self._started = app, pace, token, started
+        finished = (before or {}).get("finished_at")
+        last = milliseconds(finished) if finished else None
+        self._since_ms = None if last is None else started - last
+        # A clock that is behind the last run's cannot say when a value ends; after a gap it may be ahead.
+        self._behind = self._since_ms is not None and self._since_ms < -CLOCK_LEEWAY_MS
+        lately = self._since_ms is not None and not self._behind and self._since_ms <= GAP_MS_MAX
+        self._credentials = Credentials(app, pace)
+        self._follower = Follower(
+            app, system_caller(FUNCTION, request_id), token, self._credentials, pace.random,
+            may_end=not self._behind, may_drop=lately,
+        )  # fmt: skip
+        self._renew_at = pace.monotonic() + LEASE_RENEWED_SECONDS
+        self._polled: set[str] = set()
+
+    def report(self) -> dict[str, Any]:
+        """Polls and publishes, and says what happened."""
+        published = self._repair()
+        try:
+            self._follower.tidy(BATCH)
+            while self._poll() and not self._credentials.time_is_over():
+                published = _publish(lambda: self._app.publisher.publish(heartbeat=True))
+            lost = False
+        except Overtaken:
+            lost = True
+        report = self._counts(lost)
+        publishing = self._app.now_ms()
+        if not lost:
+            published = _publish(self._wait_and_publish)
+        report |= published | self._clean_up(lost)
+        if not lost:
+            report |= audit.write_head(self._app)
+        finished = self._app.now_ms()
+        report |= {
+            "finished_at": timestamp(finished), "poll_ms": publishing - self._started,
+            "publish_ms": finished - publishing,
+        }  # fmt: skip
+        self._app.store.housekeeping("sync-report", lambda db: self._save(db, report))
+        return report
+
+    def _save(self, db: Housekeeping, report: dict[str, Any]) -> None:
+        if db.is_latest(LEASE, self._token):
+            db.save_report(report)
+
+    def _counts(self, lost: bool) -> dict[str, Any]:
+        """The report's numbers; every one is present, zero or not."""
+        credentials, count = self._credentials, self._follower.count
+        (quarantined, listed), deferred = self._app.store.snapshot(
+            lambda db: (
+                db.failing_keys(QUARANTINE_AFTER, LISTED_MAX),
+                db.due_count(self._started, QUARANTINE_MS_MAX),
+            )
+        )
+        return {
+            "lease": "lost" if lost else "held", "started_at": timestamp(self._started),
+            "seconds_since_last_run": None if self._since_ms is None else round(self._since_ms / 1000, 3),
+            "clock": "behind" if self._behind else "ok",
+            **{name: count[name] for name in _COUNTS}, "deferred": deferred,
+            "errors": dict(self._follower.errors), "quarantined": quarantined, "quarantined_keys": listed,
+            "calls": credentials.calls, "retries": credentials.retries, "throttled": credentials.throttled,
+        }  # fmt: skip
+
+    def _repair(self) -> dict[str, Any]:
+        """A change whose publication failed is published before anything else: SSM may be slow."""
+        state = self._app.store.snapshot(lambda db: db.published())
+        if state.revision <= state.published_revision:
+            return {"published": None, "publish_error": None}
+        return _publish(self._app.publisher.publish)
+
+    def _poll(self) -> bool:
+        """Looks at due keys, the one seen longest ago first, for one slice. True when there are more."""
+        slice_ends_at = self._pace.monotonic() + SLICE_SECONDS
+        while True:
+            due = self._app.store.snapshot(lambda db: db.due_kms_keys(self._started, QUARANTINE_MS_MAX, BATCH))
+            fresh = [key for key in due if key.key_id not in self._polled]
+            unchanged: list[str] = []
+            over = False
+            for key in fresh:
+                self._stay()
+                over = self._credentials.time_is_over() or self._pace.monotonic() >= slice_ends_at
+                settled = None if over else self._follower.one(key)
+                over = settled is None
+                if over:
+                    break
+                self._polled.add(key.key_id)
+                if settled:
+                    unchanged.append(key.key_id)
+            self._follower.note_checked(unchanged)
+            if over or len(due) < BATCH or not fresh:
+                return over
+
+    def _stay(self) -> None:
+        """Keeps the lease. Raises Overtaken."""
+        if self._pace.monotonic() < self._renew_at:
+            return
+        self._renew_at = self._pace.monotonic() + LEASE_RENEWED_SECONDS
+        if not self._app.store.housekeeping(
+            "sync-note", lambda db: db.renew_lease(LEASE, self._token, self._app.now_ms(), LEASE_MS)
+        ):
+            raise Overtaken
+
+    def _wait_and_publish(self) -> Outcome | None:
+        """Also when another publisher is at it, or has died at it: its lease ends before this run's time does."""
+        gives_up_at = self._pace.monotonic() + WAIT_SECONDS
+        while True:
+            outcome = self._app.publisher.publish(heartbeat=True)
+            now = self._pace.monotonic()
+            if outcome is not None or now >= min(gives_up_at, self._credentials.ends_at):
+                return outcome
+            self._pace.sleep(WAIT_STEP_SECONDS)
+
+    def _clean_up(self, lost: bool) -> dict[str, Any]:
+        if lost:
+            return {"cleaned_objects": 0, "clean_up_error": None}
+        try:
+            return {"cleaned_objects": self._app.publisher.clean_up(), "clean_up_error": None}
+        except CloudFailure as failure:
+            return {"cleaned_objects": 0, "clean_up_error": failure.code}
+
+
+def _publish(publish: Callable[[], Outcome | None]) -> dict[str, Any]:
     try:
-        outcome = app.publisher.publish(heartbeat=True)
-        cleaned = app.publisher.clean_up()
+        outcome = publish()
     except CloudFailure as failure:
         return {"published": None, "publish_error": failure.code}
     except PublicationRefused as refusal:
         return {"published": None, "publish_error": str(refusal)}
-    return {"published": outcome and outcome._asdict(), "publish_error": None, "cleaned_objects": cleaned}
-
-
-class _Tick:
-    """One run over every due credential; one that fails never stops the rest."""
-
-    def __init__(self, app: Services, request_id: str, pace: Pace) -> None:
-        self._app, self._pace = app, pace
-        self._caller = system_caller(FUNCTION, request_id)
-        self._seen: dict[tuple[str, str], bytes | CloudFailure] = {}
-        self._next_call = 0.0
-        self._count: Counter[str] = Counter()
-        self._errors: Counter[str] = Counter()
-
-    def counts(self) -> dict[str, Any]:
-        """The report's numbers; every one is present, zero or not."""
-        names = ("polled", "changed", "unchanged", "ending", "failed", "unknown", "ended_values", "deferred")
-        return {**{name: self._count[name] for name in names}, "errors": dict(self._errors)}
-
-    def poll(self) -> None:
-        """Looks at every due key, the one seen longest ago first, until the deadline."""
-        self._drop_ended_values()
-        started = self._app.now_ms()
-        while True:
-            due = self._app.store.snapshot(lambda db: db.due_kms_keys(started, BATCH))
-            unchanged: list[str] = []
-            for position, key in enumerate(due):
-                if self._app.now_ms() >= self._pace.deadline_ms:
-                    self._count["deferred"] += len(due) - position
-                    self._note(unchanged)
-                    return
-                self._count["polled"] += 1
-                if self._one(key):
-                    unchanged.append(key.key_id)
-            self._note(unchanged)
-            if len(due) < BATCH:
-                return
-
-    def _note(self, unchanged: list[str]) -> None:
-        if unchanged:
-            # One millisecond on, so that this run does not see them as due again.
-            checked_at = self._app.now_ms() + 1
-            self._app.store.housekeeping("sync-note", lambda db: db.note_checked(unchanged, checked_at))
-
-    def _drop_ended_values(self) -> None:
-        now = self._app.now_ms()
-        ended = self._app.store.snapshot(lambda db: db.ended_values(now, BATCH))
-
-        def drop(change: Change) -> None:
-            for gateway_id, key_id, digest in ended:
-                change.remove_value(digest)
-                change.audit("key.overlap_end", gateway_id, key_id, None)
-
-        if ended:
-            self._app.store.change(self._caller, now, drop)
-            self._count["ended_values"] += len(ended)
-
-    def _one(self, key: KmsKey) -> bool:
-        """Handles one key; True when nothing about it changed."""
-        content = self._content(key)
-        try:
-            if isinstance(content, Gone):
-                return self._gone(key, content.code)
-            if isinstance(content, CloudFailure):
-                return self._unknown(key, content.code)
-            if credential_fault(content, self._app.settings.key_prefix):
-                return self._unknown(key, "CredentialInvalid")
-            return self._current(key, lookup_digest(self._app.root.lookup_key, key.gateway_id, content))
-        except Problem as problem:
-            if problem.code == "KeyNotFound":  # deleted since this run read it
-                return False
-            # The content is already the value of another key of this gateway.
-            return self._unknown(key, problem.code)
-
-    def _content(self, key: KmsKey) -> bytes | CloudFailure:
-        """A credential is read once per run, however many keys refer to it."""
-        name = (key.name, key.version)
-        if name not in self._seen:
-            self._wait()
-            try:
-                self._seen[name] = self._app.ssm.secret_value(*name, attempts=1)
-            except CloudFailure as failure:
-                self._seen[name] = failure
-        return self._seen[name]
-
-    def _wait(self) -> None:
-        now = self._pace.monotonic()
-        if now < self._next_call:
-            self._pace.sleep(self._next_call - now)
-        self._next_call = max(now, self._next_call) + 1 / self._app.settings.ssm_requests_per_second
-
-    def _current(self, key: KmsKey, digest: bytes) -> bool:
-        now = self._app.now_ms()
-        if key.digests.get(digest, 0) is None and key.status == "Success":
-            self._count["unchanged"] += 1
-            if key.error is not None:  # it could not be read for a while: only the report has changed
-                self._note_sync(key, sync_error=None, sync_failures=0, sync_checked_at=now, sync_next_at=now + 1)
-                return False
-            return True
-
-        def take_over(db: Change) -> None:
-            before = db.key(key.gateway_id, key.key_id)
-            for other, ends_at in key.digests.items():
-                if other != digest and ends_at is None:
-                    db.end_value(other, now + self._cache_ms())
-            if digest not in key.digests:
-                db.add_value(key.key_id, digest)
-            elif key.digests[digest] is not None:
-                db.end_value(digest, None)
-            self._write(db, key, "Success", None, failures=0, next_at=now + 1, gone_at=None)
-            db.audit("key.sync", key.gateway_id, key.key_id, before, db.key(key.gateway_id, key.key_id))
-
-        self._app.store.change(self._caller, now, take_over)
-        if key.digests.get(digest, 0) is not None:
-            self._count["changed"] += 1
-        return False
-
-    def _gone(self, key: KmsKey, code: str) -> bool:
-        now = self._app.now_ms()
-        gone_at = now if key.gone_at is None else key.gone_at
-        ends_at = gone_at + self._cache_ms()
-        status = "Fail" if now >= ends_at else key.status
-        self._count["failed" if status == "Fail" else "ending"] += 1
-        self._errors[code] += 1
-        if key.gone_at is not None and (status, code) == (key.status, key.error):
-            self._note_sync(key, sync_checked_at=now, sync_next_at=now + 1)
-            return False
-
-        def end(db: Change) -> None:
-            before = db.key(key.gateway_id, key.key_id)
-            for digest, end in key.digests.items():
-                if end is None:
-                    db.end_value(digest, ends_at)
-            self._write(db, key, status, code, failures=0, next_at=now + 1, gone_at=gone_at)
-            db.audit("key.sync", key.gateway_id, key.key_id, before, db.key(key.gateway_id, key.key_id))
-
-        self._app.store.change(self._caller, now, end)
-        return False
-
-    def _unknown(self, key: KmsKey, code: str) -> bool:
-        """Keeps everything; the next look comes later with each failure in a row."""
-        now, failures = self._app.now_ms(), key.failures + 1
-        if key.gone_at is not None and key.status == "Success" and now >= key.gone_at + self._cache_ms():
-            return self._gone(key, key.error or code)  # it was seen gone before, and its time is over
-        self._count["unknown"] += 1
-        self._errors[code] += 1
-        wait = (
-            0 if failures < QUARANTINE_AFTER else min(BACKOFF_MS_FIRST << (failures - QUARANTINE_AFTER), BACKOFF_MS_MAX)
-        )
-        self._note_sync(
-            key, sync_error=code, sync_checked_at=now, sync_failures=min(failures, 30), sync_next_at=now + 1 + wait
-        )
-        return False
-
-    def _note_sync(self, key: KmsKey, **values: Any) -> None:
-        self._app.store.housekeeping("sync-note", lambda db: db.note_sync(key.key_id, **values))
-
-    def _write(
-        self,
-        db: Change,
-        key: KmsKey,
-        status: str,
-        error: str | None,
-        *,
-        failures: int,
-        next_at: int,
-        gone_at: int | None,
-    ) -> None:
-        db.update_key(
-            key.key_id, sync_status=status, sync_error=error, sync_failures=failures, sync_next_at=next_at,
-            sync_checked_at=self._app.now_ms(), gone_at=gone_at,
-        )  # fmt: skip
-
-    def _cache_ms(self) -> int:
-        return int(self._app.settings.credential_cache_seconds * 1000)
+    busy = None if outcome is not None else "another publisher is at it"
+    return {"published": outcome and outcome._asdict(), "publish_error": busy}

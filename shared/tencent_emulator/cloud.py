@@ -100,7 +100,7 @@ class Cloud:
         A planned connection loss appears as CloudError("InternalError"), before or after the effect as planned.
         """
         lost = CloudError("InternalError", "The connection was dropped.")
-        plan = self.faults.take(service, action)
+        plan = self.faults.take(service, action, [value for value in params.values() if isinstance(value, str)])
         self._closing.wait(plan.delay_s)
         if plan.drop == "before":
             self.record(service, action, "", "ConnectionDropped")
@@ -177,13 +177,13 @@ class Cloud:
         """Write one journal line."""
         self._journal.append(Call(service, action[:64], caller, code))
 
-    def fail_next(self, service: str, action: str | None, code: str, times: int = 1) -> None:
+    def fail_next(self, service: str, action: str | None, code: str, times: int = 1, only: str | None = None) -> None:
         """Refuse the next matching requests with this code, without effect."""
-        self.faults.plan(service, action, "code", code, times)
+        self.faults.plan(service, action, "code", code, times, only)
 
-    def delay(self, service: str, action: str | None, seconds: float, times: int = 1) -> None:
+    def delay(self, service: str, action: str | None, seconds: float, times: int = 1, only: str | None = None) -> None:
         """Hold the next matching requests back, in real time, before anything else happens to them."""
-        self.faults.plan(service, action, "delay_s", seconds, times)
+        self.faults.plan(service, action, "delay_s", seconds, times, only)
 
     def throttle(self, service: str, action: str | None, per_second: float) -> None:
         """Limit the rate per caller, in the time of `clock`."""
@@ -193,23 +193,27 @@ class Cloud:
         """Drop every connection to the service while the block runs."""
         return self.faults.outage(service)
 
-    def drop_next(self, service: str, action: str | None, when: str = "before", times: int = 1) -> None:
+    def drop_next(
+        self, service: str, action: str | None, when: str = "before", times: int = 1, only: str | None = None
+    ) -> None:
         """Reset the connection instead of answering, `before` or `after` the effect."""
         if when not in ("before", "after"):
             raise ValueError("when must be 'before' or 'after'")
-        self.faults.plan(service, action, "drop", when, times)
+        self.faults.plan(service, action, "drop", when, times, only)
 
-    def truncate_next(self, service: str, action: str | None, times: int = 1) -> None:
+    def truncate_next(self, service: str, action: str | None, times: int = 1, only: str | None = None) -> None:
         """Send half of the body and hang up."""
-        self.faults.plan(service, action, "truncate", True, times)
+        self.faults.plan(service, action, "truncate", True, times, only)
 
-    def status_next(self, service: str, action: str | None, status: int = 500, times: int = 1) -> None:
+    def status_next(
+        self, service: str, action: str | None, status: int = 500, times: int = 1, only: str | None = None
+    ) -> None:
         """Answer with a bare HTTP status, as a front end in trouble does; no effect."""
-        self.faults.plan(service, action, "status", status, times)
+        self.faults.plan(service, action, "status", status, times, only)
 
-    def charset_next(self, service: str, action: str | None, times: int = 1) -> None:
+    def charset_next(self, service: str, action: str | None, times: int = 1, only: str | None = None) -> None:
         """Answer as `application/json; charset=utf-8`, which makes the official SDK overlook errors."""
-        self.faults.plan(service, action, "charset", True, times)
+        self.faults.plan(service, action, "charset", True, times, only)
 
     def clear_faults(self) -> None:
         """Forget planned faults and rates set by `throttle`."""

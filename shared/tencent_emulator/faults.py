@@ -1,13 +1,14 @@
 """Faults on demand, rate limits and the call journal: what a test needs to provoke and to see.
 
 A fault is planned for a service and an action (None = any) and is used up by the next `times` matching requests, in the
-order in which faults were planned.  Faults hit on arrival, so even a request with a bad signature uses one up.
+order in which faults were planned; `only` narrows it to requests that name one
+resource.  Faults hit on arrival, so even a request with a bad signature uses one up.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -69,6 +70,7 @@ class _Rule:
     field: str
     value: float | str | bool
     times: int
+    only: str | None
 
 
 class Faults:
@@ -80,19 +82,31 @@ class Faults:
         self._rules: list[_Rule] = []
         self._outages: dict[str, int] = {}
 
-    def plan(self, service: str, action: str | None, field: str, value: float | str | bool, times: int) -> None:
-        """Set one field of the Plan of the next `times` matching requests."""
+    def plan(
+        self,
+        service: str,
+        action: str | None,
+        field: str,
+        value: float | str | bool,
+        times: int,
+        only: str | None = None,
+    ) -> None:
+        """Set one field of the Plan of the next `times` matching requests, or of those that name `only`."""
         if service not in ACTIONS or (action is not None and action not in ACTIONS[service]):
             raise ValueError(f"no such action: {service} {action}")  # a typing error must not make a test pass
         with self._lock:
-            self._rules.append(_Rule(service, action, field, value, times))
+            self._rules.append(_Rule(service, action, field, value, times, only))
 
-    def take(self, service: str, action: str) -> Plan:
-        """The plan for a request that just arrived; of several faults of one kind only the first is used."""
+    def take(self, service: str, action: str, names: Container[str] = ()) -> Plan:
+        """The plan for a request that just arrived; of several faults of one kind only the first is used.
+
+        `names` holds what the request names: parameter values of an API, the object's key of COS.
+        """
         plan, seen = Plan(), set()
         with self._lock:
             for rule in self._rules:
-                if rule.service == service and rule.action in (None, action) and rule.field not in seen:
+                fits = rule.service == service and rule.action in (None, action)
+                if fits and rule.field not in seen and (rule.only is None or rule.only in names):
                     seen.add(rule.field)
                     rule.times -= 1
                     setattr(plan, rule.field, rule.value)

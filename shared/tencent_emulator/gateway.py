@@ -11,7 +11,7 @@ import logging
 import re
 import traceback
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 from tencent_emulator import cos_http, cos_sign, tc3
@@ -72,7 +72,7 @@ class Gateway:
         except CloudError as error:
             self._cloud.record("", action, "", error.code)
             return _api_error(error)
-        plan = self._plan(auth.service, action)
+        plan = self._plan(auth.service, action, _values(request.body))
         if plan.status is not None:
             self._cloud.record(auth.service, action, "", "InternalError")
             return Reply(plan.status, {"Content-Type": "text/html"}, b"<html>the front end failed</html>")
@@ -99,7 +99,7 @@ class Gateway:
         return self._cloud.execute(auth.service, action, params, caller, plan)
 
     def _answer_cos(self, request: Request, aim: cos_http.Target) -> Reply:
-        plan = self._plan("cos", aim.action)
+        plan = self._plan("cos", aim.action, (aim.key,))
         secret_id = cos_sign.fields(request).get("q-ak", "")
         caller = secret_id if secret_id in self._cloud.credentials else ""
         try:
@@ -116,16 +116,25 @@ class Gateway:
             reply = self._cos.refusal(request, aim, CloudError("InternalError", "The emulator failed; see its log."))
         return _finished(reply, plan)
 
-    def _plan(self, service: str, action: str) -> Plan:
+    def _plan(self, service: str, action: str, names: Container[str]) -> Plan:
         """What shall happen to this request; waits out its delay, and resets the connection before any effect."""
         if action not in ACTIONS.get(service, {}):
             return Plan()
-        plan = self._cloud.faults.take(service, action)
+        plan = self._cloud.faults.take(service, action, names)
         self._pause(plan.delay_s)
         if plan.drop == "before":
             self._cloud.record(service, action, "", "ConnectionDropped")
             raise ConnectionDropped
         return plan
+
+
+def _values(body: bytes) -> list[str]:
+    """The texts that a request names, for faults that are meant for one resource."""
+    try:
+        given = json.loads(body or b"{}")
+    except (ValueError, RecursionError):
+        return []
+    return [value for value in given.values() if isinstance(value, str)] if isinstance(given, dict) else []
 
 
 def _is_api(headers: dict[str, str]) -> bool:

@@ -248,3 +248,27 @@ def test_a_dropped_connection_is_a_reset_not_an_orderly_end(raw: Raw, tencent_cl
     raw.connection.sock.sendall(f"POST / HTTP/1.1\r\n{lines}Content-Length: 2\r\n\r\n{{}}".encode())
     with pytest.raises(ConnectionResetError):
         raw.connection.sock.recv(1)
+
+
+def test_a_fault_for_one_resource_meets_no_other(
+    tencent_cloud: Cloud, ssm_client: Any, cos_client: Any, refused: Refused
+) -> None:
+    from qcloud_cos import CosServiceError
+
+    for name in ("one", "two"):
+        tencent_cloud.call("ssm", "CreateSecret", SecretName=name, VersionId="v1", SecretString="x")
+    tencent_cloud.fail_next("ssm", "GetSecretValue", "InternalError", only="two")
+    with pytest.raises(CloudError):
+        tencent_cloud.call("ssm", "GetSecretValue", SecretName="two", VersionId="v1")
+    tencent_cloud.fail_next("ssm", "GetSecretValue", "InternalError", only="two")
+    ssm_client.call_json("GetSecretValue", {"SecretName": "one", "VersionId": "v1"})
+    with refused("InternalError"):
+        ssm_client.call_json("GetSecretValue", {"SecretName": "two", "VersionId": "v1"})
+    ssm_client.call_json("GetSecretValue", {"SecretName": "two", "VersionId": "v1"})
+    bucket = "b-1250000000"
+    tencent_cloud.cos.create_bucket(bucket)
+    tencent_cloud.fail_next("cos", "PutObject", "AccessDenied", only="folder/two")
+    cos_client.put_object(Bucket=bucket, Key="folder/one", Body=b"1")
+    with pytest.raises(CosServiceError):
+        cos_client.put_object(Bucket=bucket, Key="folder/two", Body=b"2")
+    cos_client.put_object(Bucket=bucket, Key="folder/two", Body=b"2")

@@ -250,8 +250,12 @@ def test_an_outage_after_a_credential_was_seen_gone_does_not_prolong_its_key(
     with api.deployment.cloud.outage("ssm"):
         for _ in range(5):
             tick(api, clock)
+            assert shown(api, key)["error"] == "CredentialDisabled"
     assert valid(api, OLD) == [False]
     assert shown(api, key)["status"] == "Fail"
+    with api.deployment.cloud.outage("ssm"):
+        tick(api, clock, 700)
+    assert (shown(api, key)["status"], shown(api, key)["error"]) == ("Fail", "CredentialDisabled")
 
 
 # A credential of which nothing is known
@@ -339,6 +343,78 @@ def test_a_new_content_that_another_key_uses_keeps_the_old_one_and_is_reported(
     assert tick(api, clock)["errors"] == {"ValueInUse": 1}
     assert valid(api, OLD, NEW) == [True, True]
     assert api.validate(NEW).headers["X-Key-Id"] == other["key_id"]
+    assert shown(api, key)["error"] == "ValueInUse"
+
+
+def contents(api: Api, names: str, values: list[str]) -> None:
+    """New contents of several credentials, within one tick."""
+    for name, value in zip(names, values, strict=True):
+        change_content(api, f"cred-{name}", value)
+
+
+@pytest.mark.parametrize("names", ["ab", "abc", "abcdefgh"])
+def test_keys_whose_credentials_swap_their_contents_follow_them_in_one_tick(
+    api: Api, clock: TestClock, names: str
+) -> None:
+    values = [f"content-{name}-Zq7x" for name in names]
+    keys = [kms_key(api, f"cred-{name}", value) for name, value in zip(names, values, strict=True)]
+    turned = values[1:] + values[:1]
+    contents(api, names, turned)
+    report = tick(api, clock)
+    assert (report["changed"], report["unknown"], report["errors"]) == (len(names), 0, {})
+    for minutes in (0, 1, 10):
+        clock.shift(60 * minutes)
+        api.tick()
+        for key, value in zip(keys, turned, strict=True):
+            assert api.validate(value).headers["X-Key-Id"] == key["key_id"]
+    audited = sql(api.deployment, "SELECT target FROM audit WHERE action = 'key.sync'")
+    assert sorted(row["target"] for row in audited) == sorted(key["key_id"] for key in keys)
+
+
+def test_a_content_that_moved_on_to_another_key_is_taken_over_and_the_last_former_one_overlaps(
+    api: Api, clock: TestClock
+) -> None:
+    first, second = kms_key(api, "cred-a", OLD), kms_key(api, "cred-b", NEW)
+    contents(api, "ab", [NEW, NEWER])
+    assert tick(api, clock)["changed"] == 2
+    owners = {value: api.validate(value).headers["X-Key-Id"] for value in (OLD, NEW, NEWER)}
+    assert owners == {OLD: first["key_id"], NEW: first["key_id"], NEWER: second["key_id"]}
+    clock.shift(300)
+    assert valid(api, OLD, NEW, NEWER) == [False, True, True]
+
+
+@pytest.mark.parametrize("other", ["unreadable", "gone", "unusable", "the same"])
+def test_a_content_is_not_taken_from_a_key_that_has_not_given_it_up(api: Api, clock: TestClock, other: str) -> None:
+    first, second = kms_key(api, "cred-a", OLD), kms_key(api, "cred-b", NEW)
+    contents(api, "a", [NEW])
+    if other == "unreadable":
+        api.deployment.cloud.fail_next("ssm", "GetSecretValue", "InternalError", only="cred-b", times=9)
+    elif other == "gone":
+        ssm(api, "DisableSecret", "cred-b")
+    elif other == "unusable":
+        contents(api, "b", ["no key value"])
+    assert tick(api, clock)["errors"].get("ValueInUse") == 1
+    assert api.validate(OLD).headers["X-Key-Id"] == first["key_id"]
+    assert api.validate(NEW).headers["X-Key-Id"] == second["key_id"]
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_the_secret_of_an_operator_never_becomes_a_key_value(
+    api: Api, clock: TestClock, key: Any, swapped: bool
+) -> None:
+    """As the content of the credential itself, or of the one that it swaps contents with."""
+    secret = api.token
+    if swapped:
+        other = kms_key(api, "second", NEW)
+        change_content(api, "cred", NEW)
+        change_content(api, "second", secret)
+    else:
+        change_content(api, "cred", secret)
+    for _ in range(3):
+        assert tick(api, clock)["errors"]["ValueInUse"] >= 1
+        assert valid(api, OLD, secret) == [True, False]
+    if swapped:
+        assert api.validate(NEW).headers["X-Key-Id"] == other["key_id"]
     assert shown(api, key)["error"] == "ValueInUse"
 
 

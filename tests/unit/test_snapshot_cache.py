@@ -460,6 +460,64 @@ def test_a_clock_that_goes_back_does_not_stop_rechecks(world: World) -> None:
     assert world.bucket.looks() == 5
 
 
+@pytest.mark.parametrize("ahead", [400, MAX_AGE + 1, 86_400, 10 * 365 * 86_400])
+def test_a_clock_that_ran_ahead_and_came_back_is_forgotten_with_the_next_heartbeat(world: World, ahead: float) -> None:
+    world.cache.current()
+    world.now += ahead
+    if ahead > MAX_AGE:
+        unavailable(world.cache.current)
+    world.cache.now_seconds()
+    world.now = START + 60
+    if ahead > MAX_AGE:
+        unavailable(world.cache.current)  # nothing new has been published: the time seen may be right
+    world.now += POLL
+    world.bucket.point(2, world.base, world.empty, now=START + 60)
+    snapshot = world.cache.current()
+    assert enabled(snapshot)
+    assert world.cache.age_seconds(snapshot) == POLL
+    assert world.cache.now_seconds() == world.now
+
+
+def test_time_seen_is_kept_when_only_the_clock_says_that_it_was_wrong(world: World) -> None:
+    """The clock is turned back; the pointers that still come are of the time that was seen before."""
+    world.now += 7200
+    world.bucket.point(2, world.base, world.empty, now=world.now)
+    world.cache.current()
+    world.now -= 7200
+    for version in (3, 4, 5):
+        world.now += POLL
+        world.bucket.point(version, world.base, world.empty, now=world.now + 7200)
+        world.cache.current()
+        assert world.cache.now_seconds() >= START + 7200
+
+
+def test_time_seen_is_kept_when_an_old_pointer_comes_again_under_a_clock_turned_back(world: World) -> None:
+    world.bucket.point(2, world.base, world.empty)
+    old = world.bucket.objects[POINTER]
+    world.cache.current()
+    world.now += 7200
+    world.bucket.point(3, world.base, world.empty, now=world.now)
+    world.cache.current()
+    world.now = START
+    world.bucket.objects[POINTER] = old
+    for _ in range(3):
+        world.now += POLL
+        world.cache.current()
+        assert world.cache.now_seconds() == START + 7200
+
+
+def test_a_publisher_whose_clock_is_behind_makes_no_snapshot_older(world: World) -> None:
+    """Its content is taken over, and the answer to how old it is counts from the newest date seen."""
+    world.cache.current()
+    world.disable(2, created_at_ms=int((START - 86_400) * 1000))
+    world.now += POLL
+    snapshot = world.cache.current()
+    assert not enabled(snapshot)
+    assert world.cache.age_seconds(snapshot) == POLL
+    world.now = START + MAX_AGE + 1
+    unavailable(world.cache.current)
+
+
 def test_the_time_of_judgement_never_goes_back(world: World) -> None:
     world.now = START + 100
     assert world.cache.now_seconds() == START + 100

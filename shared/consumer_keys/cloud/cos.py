@@ -85,6 +85,22 @@ class Bucket:
         names: list[str] = self._call("GetBucket", read)
         return names
 
+    def exists(self, key: str) -> bool:
+        """Whether there is such an object."""
+        from qcloud_cos import CosServiceError
+
+        def look(cos: Any) -> bool:
+            try:
+                cos.head_object(Bucket=self._bucket, Key=key)
+            except CosServiceError as error:
+                if error.get_status_code() == 404:
+                    return False
+                raise
+            return True
+
+        found: bool = self._call("HeadObject", look)
+        return found
+
     def delete(self, key: str) -> None:
         """Deletes an object; one that is not there is no error."""
         self._call("DeleteObject", lambda cos: cos.delete_object(Bucket=self._bucket, Key=key))

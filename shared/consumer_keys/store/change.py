@@ -133,14 +133,23 @@ class Change(Reads):
 
     def end_value(self, digest: bytes, ends_at: int | None) -> None:
         """Sets or clears the time (ms) after which a value is refused."""
+        before = self._lasting(digest)
         self.connection.execute(sa.update(key_values).where(key_values.c.digest == digest).values(ends_at=ends_at))
+        self._count_entries(self._lasting(digest) - before)
+        self._touch("value", digest)
+
+    def move_value(self, digest: bytes, key_id: str) -> None:
+        """Another key accepts this value from now on, without an end; its former one does no longer."""
+        before = self._lasting(digest)
+        moved = sa.update(key_values).where(key_values.c.digest == digest)
+        self.connection.execute(moved.values(key_id=key_id, ends_at=None, created_at=self.now_ms))
+        self._count_entries(self._lasting(digest) - before)
         self._touch("value", digest)
 
     def remove_value(self, digest: bytes) -> None:
         """The key accepts this value no longer."""
-        removed = self.connection.execute(sa.delete(key_values).where(key_values.c.digest == digest))
-        if removed.rowcount:
-            self._count_entries(-1)
+        self._count_entries(-self._lasting(digest))
+        self.connection.execute(sa.delete(key_values).where(key_values.c.digest == digest))
         self._touch("value", digest)
 
     def insert_consumer(self, values: dict[str, Any]) -> None:
@@ -198,8 +207,14 @@ class Change(Reads):
         if updated.rowcount == 0:
             self.connection.execute(sa.insert(changes).values(kind=kind, ref=ref, revision=self.revision))
 
+    def _lasting(self, digest: bytes) -> int:
+        """1 for a value that is accepted without an end, else 0."""
+        query = sa.select(key_values.c.digest).where(key_values.c.digest == digest, key_values.c.ends_at.is_(None))
+        return int(self.connection.execute(query).first() is not None)
+
     def _count_entries(self, difference: int) -> None:
-        self.connection.execute(sa.update(deployment).values(entry_count=deployment.c.entry_count + difference))
+        if difference:
+            self.connection.execute(sa.update(deployment).values(entry_count=deployment.c.entry_count + difference))
 
 
 def check_fingerprint(stored: str, given: str) -> None:

@@ -9,12 +9,15 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from consumer_keys.snapshot import ConsumerRecord, KeyRecord, OperatorRecord, Part, id_bytes
-from consumer_keys.store.reads import Reads, split_gateways
+from consumer_keys.store.reads import KmsKey, Reads, split_gateways
 from consumer_keys.store.schema import changes, deployment, key_values, leases, operators, publications
 from consumer_keys.store.schema import consumer_keys as k
 from consumer_keys.store.schema import consumers as c
 
 _FETCH_ROWS = 2000
+# No lease is longer than the longest run of a function, 15 minutes; clocks of two instances may differ by one.
+LEASE_MS_MAX, CLOCK_LEEWAY_MS = 900_000, 60_000
+UNRECORDED = -1  # the revision of a publication that was begun and not (yet) recorded
 
 
 class Published(NamedTuple):
@@ -27,20 +30,6 @@ class Published(NamedTuple):
     published_count: int
     base: Part | None
     base_revision: int
-
-
-class KmsKey(NamedTuple):
-    """A KMS key as the timer needs it. `digests` maps each accepted digest to its end (ms) or None."""
-
-    key_id: str
-    gateway_id: str
-    name: str
-    version: str
-    status: str
-    error: str | None
-    failures: int
-    gone_at: int | None
-    digests: dict[bytes, int | None]
 
 
 class SnapshotReads(Reads):
@@ -63,9 +52,10 @@ class SnapshotReads(Reads):
         """How many entries differ from the base."""
         return self.connection.execute(sa.select(sa.func.count()).select_from(changes)).scalar_one()
 
-    def value_count(self) -> int:
-        """How many values the keys accept, counted."""
-        return self.connection.execute(sa.select(sa.func.count()).select_from(key_values)).scalar_one()
+    def lasting_count(self) -> int:
+        """How many values the keys accept without an end, counted."""
+        query = sa.select(sa.func.count()).select_from(key_values).where(key_values.c.ends_at.is_(None))
+        return self.connection.execute(query).scalar_one()
 
     def changed_keys(self, after_revision: int) -> dict[bytes, KeyRecord | None]:
         """Changed digests and their records; None for a value that is gone."""
@@ -118,24 +108,38 @@ class SnapshotReads(Reads):
             for row in self.connection.execute(query)
         }
 
-    def due_kms_keys(self, now_ms: int, limit: int) -> list[KmsKey]:
-        """KMS keys whose credential is to be looked at, the one seen longest ago first."""
-        query = (
-            sa.select(k)
-            .where(k.c.generation == "KMS", k.c.sync_next_at <= now_ms)
-            .order_by(k.c.sync_checked_at, k.c.key_id)
-            .limit(limit)
-        )
+    def due_kms_keys(self, now_ms: int, longest_wait_ms: int, limit: int) -> list[KmsKey]:
+        """KMS keys whose credential is to be looked at, the one seen longest ago first.
+
+        A time further ahead than the longest wait was noted under a clock that was ahead: such a key is due, and
+        counts as never seen.
+        """
+        seen = sa.case((k.c.sync_checked_at > now_ms + CLOCK_LEEWAY_MS, 0), else_=k.c.sync_checked_at)
+        query = sa.select(k).where(*_due(now_ms, longest_wait_ms)).order_by(seen, k.c.key_id).limit(limit)
         rows = self.connection.execute(query).all()
         return [self._kms_key(row) for row in rows]
 
-    def _kms_key(self, row: Any) -> KmsKey:
-        values = sa.select(key_values.c.digest, key_values.c.ends_at).where(key_values.c.key_id == row.key_id)
-        digests = {bytes(value.digest): value.ends_at for value in self.connection.execute(values)}
-        return KmsKey(
-            row.key_id, row.gateway_id, row.credential_name, row.credential_version, row.sync_status, row.sync_error,
-            row.sync_failures, row.gone_at, digests,
-        )  # fmt: skip
+    def due_count(self, now_ms: int, longest_wait_ms: int) -> int:
+        """How many keys `due_kms_keys` would name without its limit."""
+        query = sa.select(sa.func.count()).select_from(k).where(*_due(now_ms, longest_wait_ms))
+        return self.connection.execute(query).scalar_one()
+
+    def failing_keys(self, failures: int, limit: int) -> tuple[int, list[str]]:
+        """How many KMS keys failed at least so many times in a row, and the first ids."""
+        failing = (k.c.generation == "KMS", k.c.sync_failures >= failures)
+        number = self.connection.execute(sa.select(sa.func.count()).select_from(k).where(*failing)).scalar_one()
+        query = sa.select(k.c.key_id).where(*failing).order_by(k.c.key_id).limit(limit)
+        return number, list(self.connection.execute(query).scalars())
+
+    def values_ending_after(self, end_ms: int, limit: int) -> list[tuple[str, str, bytes]]:
+        """(gateway id, key id, digest) of values of KMS keys whose end lies further ahead."""
+        query = (
+            sa.select(k.c.gateway_id, k.c.key_id, key_values.c.digest)
+            .select_from(key_values.join(k, k.c.key_id == key_values.c.key_id))
+            .where(key_values.c.ends_at > end_ms, k.c.generation == "KMS")
+            .limit(limit)
+        )
+        return [(row.gateway_id, row.key_id, bytes(row.digest)) for row in self.connection.execute(query)]
 
     def ended_values(self, before_ms: int, limit: int) -> list[tuple[str, str, bytes]]:
         """(gateway id, key id, digest) of former contents whose overlap is over while the key accepts another one."""
@@ -151,72 +155,130 @@ class SnapshotReads(Reads):
         )
         return [(row.gateway_id, row.key_id, bytes(row.digest)) for row in self.connection.execute(query)]
 
-    def old_publications(self, before_ms: int, keep: int) -> list[sa.RowMapping]:
-        """Publications from before this time, without the last few."""
-        version_below = self.published().published_version - keep
-        query = sa.select(publications).where(
-            publications.c.created_at < before_ms, publications.c.version < version_below
+    def overlay_of(self, version: int) -> str | None:
+        """The overlay's name of a recorded publication."""
+        return self.connection.execute(
+            sa.select(publications.c.overlay).where(publications.c.version == version)
+        ).scalar()
+
+    def old_publications(self, before_ms: int, keep: int, limit: int) -> list[sa.RowMapping]:
+        """Publications, failed ones too, made before this time and before the newest `keep` that succeeded."""
+        newest = (
+            sa.select(publications.c.version)
+            .where(publications.c.revision != UNRECORDED)
+            .order_by(publications.c.version.desc())
+            .offset(keep - 1)
+            .limit(1)
+            .scalar_subquery()
+        )
+        query = (
+            sa.select(publications)
+            .where(publications.c.created_at < before_ms, publications.c.version < newest)
+            .order_by(publications.c.version)
+            .limit(limit)
         )
         return list(self.connection.execute(query).mappings().all())
 
-    def object_in_use(self, column: str, name: str) -> bool:
-        """Whether a publication that is kept still names this object."""
-        query = sa.select(publications.c.version).where(publications.c[column] == name).limit(1)
-        return self.connection.execute(query).first() is not None
+    def objects_only_of(self, versions: list[int]) -> set[str]:
+        """Names of objects that these publications and no others name."""
+        old = publications.c.version.in_(versions)
+        columns = (publications.c.base, publications.c.overlay)
+        found: set[str] = set()
+        for column in columns:
+            named = set(self.connection.execute(sa.select(column).where(old)).scalars())
+            kept = sa.select(column).where(column.in_(named), sa.not_(old))
+            found |= named - set(self.connection.execute(kept).scalars())
+        return found
 
 
 class Housekeeping(SnapshotReads):
     """Writes that are no changes: they have no revision and no audit row."""
 
-    def claim_lease(self, name: str, holder: str, now_ms: int, ttl_ms: int) -> int | None:
-        """The lease's token when it was free or over, else None. One holder at a time, tokens only grow."""
-        free = sa.update(leases).where(
-            leases.c.name == name, sa.or_(leases.c.expires_at <= now_ms, leases.c.holder == holder)
-        )
+    def claim_lease(
+        self, name: str, holder: str, now_ms: int, ttl_ms: int, longest_ms: int = LEASE_MS_MAX
+    ) -> int | None:
+        """The lease's token when it was free or over, else None. One holder at a time, tokens only grow.
+
+        A lease that would last longer than `longest_ms` and a minute from now was taken under a clock that was
+        ahead; nobody waits for that.
+        """
+        implausible = leases.c.expires_at > now_ms + longest_ms + CLOCK_LEEWAY_MS
+        over = sa.or_(leases.c.expires_at <= now_ms, leases.c.holder == holder, implausible)
         claimed = self.connection.execute(
-            free.values(holder=holder, expires_at=now_ms + ttl_ms, token=leases.c.token + 1)
+            sa.update(leases)
+            .where(leases.c.name == name, over)
+            .values(holder=holder, expires_at=now_ms + ttl_ms, token=leases.c.token + 1)
         )
         if claimed.rowcount != 1:
             return None
         token: int = self.connection.execute(sa.select(leases.c.token).where(leases.c.name == name)).scalar_one()
         return token
 
+    def renew_lease(self, name: str, token: int, now_ms: int, ttl_ms: int) -> bool:
+        """Prolongs a lease; False when somebody else has claimed it since."""
+        own = sa.update(leases).where(leases.c.name == name, leases.c.token == token)
+        self.connection.execute(own.values(expires_at=now_ms + ttl_ms))
+        return self.is_latest(name, token)
+
     def release_lease(self, name: str, token: int) -> None:
         """Gives a lease back; one that somebody else holds by now is left alone."""
         own = sa.update(leases).where(leases.c.name == name, leases.c.token == token)
         self.connection.execute(own.values(expires_at=0))
 
-    def record_publication(
-        self, version: int, revision: int, count: int, base: Part, base_revision: int, overlay: Part, now_ms: int
-    ) -> None:
-        """What was published. Changes that the base holds are forgotten."""
+    def raise_revision(self, revision: int) -> None:
+        """Lifts the counter of a restored database above what was published before."""
+        self.connection.execute(sa.update(deployment).where(deployment.c.revision < revision).values(revision=revision))
+
+    def reserve_publication(
+        self, lease: str, token: int, floor: int, base: str, overlay: str, now_ms: int
+    ) -> int | None:
+        """A version that nobody has had, above `floor`; None when the lease is somebody else's by now."""
+        if not self.is_latest(lease, token):
+            return None
+        newest = self.connection.execute(sa.select(sa.func.max(publications.c.version))).scalar() or 0
+        published: int = self.connection.execute(sa.select(deployment.c.published_version)).scalar_one()
+        version: int = max(newest, published, floor) + 1
         self.connection.execute(
-            sa.update(deployment)
-            .where(deployment.c.published_version < version)
-            .values(
+            sa.insert(publications).values(
+                version=version, revision=UNRECORDED, created_at=now_ms, base=base, overlay=overlay
+            )
+        )
+        return version
+
+    def record_publication(
+        self, lease: str, token: int, version: int, revision: int, *, count: int, drift: int, base: Part,
+        base_revision: int, now_ms: int,
+    ) -> bool:  # fmt: skip
+        """What was published under a reserved version. Changes that the base holds are forgotten.
+
+        Not done, and False, when the lease is somebody else's by now: that one relies on the changes.
+        """
+        if not self.is_latest(lease, token):
+            return False
+        if self.published().published_version == version:
+            return True  # it was committed, but the answer was lost
+        self.connection.execute(
+            sa.update(deployment).values(
                 published_version=version, published_revision=revision, published_at=now_ms, published_count=count,
                 base=json.dumps(base._asdict()), base_revision=base_revision,
+                entry_count=deployment.c.entry_count + drift,
             )
         )  # fmt: skip
         self.connection.execute(
-            sa.insert(publications).values(
-                version=version, revision=revision, created_at=now_ms, base=base.name, overlay=overlay.name
-            )
+            sa.update(publications).where(publications.c.version == version).values(revision=revision)
         )
         self.connection.execute(sa.delete(changes).where(changes.c.revision <= base_revision))
+        return True
 
-    def forget_publications(self, old: list[sa.RowMapping]) -> set[str]:
-        """Removes rows of publications; returns the objects that none of the remaining ones names."""
-        versions = [row["version"] for row in old]
+    def forget_publications(self, versions: list[int]) -> None:
+        """Removes rows of publications whose objects have been deleted."""
         self.connection.execute(sa.delete(publications).where(publications.c.version.in_(versions)))
-        objects = {(column, row[column]) for row in old for column in ("base", "overlay")}
-        return {name for column, name in objects if not self.object_in_use(column, name)}
 
-    def note_checked(self, key_ids: list[str], now_ms: int) -> None:
+    def note_checked(self, key_ids: list[str], now_ms: int, next_ms: int) -> None:
         """Credentials that were read and had not changed."""
         for start in range(0, len(key_ids), 500):
             chunk = k.c.key_id.in_(key_ids[start : start + 500])
-            self.connection.execute(sa.update(k).where(chunk).values(sync_checked_at=now_ms, sync_next_at=now_ms))
+            self.connection.execute(sa.update(k).where(chunk).values(sync_checked_at=now_ms, sync_next_at=next_ms))
 
     def note_sync(self, key_id: str, **values: Any) -> None:
         """What the timer saw of one credential, when that changes nothing for callers."""
@@ -225,6 +287,11 @@ class Housekeeping(SnapshotReads):
     def save_report(self, report: Mapping[str, Any]) -> None:
         """The timer's last report."""
         self.connection.execute(sa.update(deployment).values(sync_report=json.dumps(report)))
+
+
+def _due(now_ms: int, longest_wait_ms: int) -> tuple[sa.ColumnElement[bool], ...]:
+    far = k.c.sync_next_at > now_ms + longest_wait_ms + CLOCK_LEEWAY_MS
+    return k.c.generation == "KMS", sa.or_(k.c.sync_next_at <= now_ms, far)
 
 
 _RECORD = (k.c.key_id, k.c.name, k.c.status, k.c.consumer_id, key_values.c.ends_at)

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from consumer_keys.errors import Problem
 from consumer_keys.model import Caller, Consumer, ConsumerRef, Credential, Key, Sync, timestamp
-from consumer_keys.store.schema import audit, data_keys, deployment, idempotency, key_values, operators
+from consumer_keys.store.schema import audit, data_keys, deployment, idempotency, key_values, leases, operators
 from consumer_keys.store.schema import consumer_keys as k
 from consumer_keys.store.schema import consumers as c
 
@@ -29,6 +29,20 @@ class Operator(NamedTuple):
     role: str
     gateways: tuple[str, ...] | None
     status: str
+
+
+class KmsKey(NamedTuple):
+    """A KMS key as the timer needs it. `digests` maps each accepted digest to its end (ms) or None."""
+
+    key_id: str
+    gateway_id: str
+    name: str
+    version: str
+    status: str
+    error: str | None
+    failures: int
+    gone_at: int | None
+    digests: dict[bytes, int | None]
 
 
 class Reads:
@@ -108,6 +122,28 @@ class Reads:
     def digest_owner(self, digest: bytes) -> str | None:
         """The id of the key that accepts this digest."""
         return self.connection.execute(sa.select(key_values.c.key_id).where(key_values.c.digest == digest)).scalar()
+
+    def kms_key(self, key_id: str) -> KmsKey | None:
+        """A KMS key; None when there is none, or the key is of another kind."""
+        query = sa.select(k).where(k.c.key_id == key_id, k.c.generation == "KMS")
+        row = self.connection.execute(query).first()
+        return None if row is None else self._kms_key(row)
+
+    def _kms_key(self, row: Any) -> KmsKey:
+        return KmsKey(
+            row.key_id, row.gateway_id, row.credential_name, row.credential_version, row.sync_status, row.sync_error,
+            row.sync_failures, row.gone_at, self.values_of(row.key_id),
+        )  # fmt: skip
+
+    def values_of(self, key_id: str) -> dict[bytes, int | None]:
+        """The digests that a key accepts, each with its end (ms) or None."""
+        query = sa.select(key_values.c.digest, key_values.c.ends_at).where(key_values.c.key_id == key_id)
+        return {bytes(row.digest): row.ends_at for row in self.connection.execute(query)}
+
+    def is_latest(self, lease: str, token: int) -> bool:
+        """Whether nobody has claimed the lease since; in a write transaction nobody will before it ends."""
+        query = sa.select(leases.c.token).where(leases.c.name == lease)
+        return self.connection.execute(query).scalar() == token
 
     def data_key(self, data_key_id: str) -> sa.RowMapping | None:
         """A wrapped data key."""
