@@ -99,6 +99,7 @@ class Deployment:
         for function in self.template.functions:
             variables |= function.environment
         variables["DATABASE_URL"] = f"sqlite:///{self.home.resolve() / 'consumer-keys.db'}"
+        variables["CLEAR_VALUES"] = "true"  # what a function returns here is written nowhere
         variables |= {item.name: given[item.name] for item in config.SETTINGS if given.get(item.name)}
         return variables | {
             **self._cloud_resources(),

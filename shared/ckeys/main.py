@@ -15,6 +15,7 @@ import click
 
 from ckeys.audit import audit
 from ckeys.reach import one_sentence
+from ckeys.keys import keys
 from consumer_keys.access import ROLES
 
 PORT_DEFAULT = 9000
@@ -139,6 +140,9 @@ def validator(host: str, port: int, workers: int | None, log_all: bool) -> None:
         serve(host, port, workers or os.cpu_count() or 1, log_all=log_all)
     except ValidatorError as error:
         raise click.ClickException(str(error)) from None
+
+
+cli.add_command(keys)
 
 
 @cli.group()

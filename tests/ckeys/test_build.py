@@ -89,6 +89,14 @@ def test_what_is_imported_for_types_alone_is_not_reached() -> None:
     assert not any("store" in path.parts for path in modules)
 
 
+def test_only_the_functions_that_return_values_carry_the_library_that_seals_them_for_the_caller() -> None:
+    carrying = set()
+    for function in load_template(ROOT / "template.yaml").functions:
+        _, imported = reach(SHARED, ROOT / "functions" / function.name / "index.py")
+        carrying |= {function.name} if any(name.startswith("joserfc") for name in imported) else set()
+    assert carrying == {"create_key", "reveal_key"}
+
+
 def test_every_function_s_code_is_found() -> None:
     for function in load_template(ROOT / "template.yaml").functions:
         modules, imported = reach(SHARED, ROOT / "functions" / function.name / "index.py")
