@@ -102,7 +102,8 @@ def make_deployment(tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
     open_ones: list[Deployment] = []
 
     def make(home: Path | None = None, *, durable: bool = False, **settings: str) -> Deployment:
-        environ = {**os.environ, "SNAPSHOT_POLL_SECONDS": "0", "SSM_REQUESTS_PER_SECOND": "10000", **settings}
+        rates = {"SSM_REQUESTS_PER_SECOND": "10000", "AUTH_FAILURES_PER_MINUTE": "1000000"}
+        environ = {**os.environ, "SNAPSHOT_POLL_SECONDS": "0", **rates, **settings}
         deployment = Deployment(home or tmp_path / f"home{len(open_ones)}", durable=durable, environ=environ)
         open_ones.append(deployment)
         return deployment

@@ -35,7 +35,7 @@ RINGS: dict[str, set[str]] = {
         "store", "store.audit", "store.change", "store.database", "store.dialect", "store.publication", "store.reads",
         "store.schema", "vault", "cloud", "cloud.service", "cloud.ssm", "cloud.kms", "cloud.scf", "cloud.cos",
         "web", "operation", "log", "config", "snapshot_cache", "snapshot_source", "snapshot_base",
-        "http_reads", "disclosure",
+        "http_reads", "disclosure", "throttle",
     },
     "use case": {"keys", "consumers", "operators", "publish", "sync", "status", "validate", "audit"},
     "root": {"wiring", "validate_wiring", "embedded", "validate_server", "front_door"},

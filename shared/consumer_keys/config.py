@@ -101,6 +101,12 @@ SETTINGS = (
     Setting("SNAPSHOT_DIR", None, _text, "where validation keeps base files; the temporary folder if unset"),
     Setting("KEY_IN_QUERY", "false", _switch, "also accept the key as query parameter `apikey` (URLs get logged)"),
     Setting(
+        "AUTH_FAILURES_PER_MINUTE",
+        "20",
+        _number(1, 1_000_000),
+        "failed authentications per source and instance before further ones get 429",
+    ),
+    Setting(
         "CLEAR_VALUES",
         "false",
         _switch,
@@ -136,6 +142,7 @@ class Settings(NamedTuple):
     audit_prefix: str
     snapshot_dir: str | None
     key_in_query: bool
+    auth_failures_per_minute: float
     clear_values: bool
     ssm_requests_per_second: float
     kms_key_id: str | None

@@ -38,6 +38,7 @@ CODES: dict[str, tuple[int, str]] = {
     "CredentialUnreadable": (422, "The credential exists but its content cannot be read."),
     "CredentialInvalid": (422, "The content of the credential is not a usable key value."),
     "IdempotencyKeyReused": (422, "The Idempotency-Key was used before with another request."),
+    "TooManyFailures": (429, "Too many failed authentications from this address; wait, then try again."),
     "HeadersTooLarge": (431, "The request headers are too large."),
     "InternalError": (500, "Something failed inside; the log has the details under the request id."),
     "DependencyUnavailable": (503, "A service that this call needs does not answer; nothing was changed."),
