@@ -37,7 +37,7 @@ RINGS: dict[str, set[str]] = {
         "web", "operation", "log", "config", "snapshot_cache", "snapshot_source", "snapshot_base",
         "http_reads", "disclosure", "throttle",
     },
-    "use case": {"keys", "consumers", "operators", "publish", "sync", "status", "validate", "audit"},
+    "use case": {"keys", "consumers", "operators", "operator_admin", "publish", "sync", "status", "validate", "audit"},
     "root": {"wiring", "validate_wiring", "embedded", "validate_server", "front_door"},
 }  # fmt: skip
 RING_OF = {module: ring for ring, modules in RINGS.items() for module in modules}

@@ -31,7 +31,7 @@ AuditAction = Literal[
     "key.create", "key.update", "key.enable", "key.disable", "key.bind", "key.unbind", "key.delete", "key.sync",
     "key.overlap_end", "key.reveal", "key.reveal_denied",
     "consumer.create", "consumer.update", "consumer.delete",
-    "operator.create",
+    "operator.create", "operator.rotate", "operator.disable", "operator.enable",
 ]  # fmt: skip
 AUDIT_ACTIONS = frozenset(get_args(AuditAction))
 LIMIT_MAX, LIMIT_DEFAULT = 100, 20

@@ -81,7 +81,9 @@ class Validation:
             raise Problem("Unauthenticated", SIGNATURES_REFUSED)
         token = web.bearer_token(request)
         digest = b"" if token is None else access.token_digest(self.operator_key, token)
-        return self.cache.current().operator(digest) or self.cache.recheck().operator(digest)
+        operator = self.cache.current().operator(digest) or self.cache.recheck().operator(digest)
+        ended = operator is not None and 0 < operator.ends_at <= time.time()
+        return None if ended else operator
 
     def close(self) -> None:
         """Releases the connection and the base file."""
