@@ -212,6 +212,7 @@ def test_another_spelling_of_a_path_lets_nobody_in_who_was_not(
     route: Route, deployment: Deployment, credentials: list[Credential], entrances: list[Entrance]
 ) -> None:
     """The path may only choose a function; whoever is not let in by that function stays out."""
+    (admin,) = [credential for credential in credentials if credential.kind == "role admin"]
     (viewer,) = [credential for credential in credentials if credential.kind == "role viewer"]
     (stranger,) = [credential for credential in credentials if credential.kind == "viewer of other"]
     with nothing_changes(deployment):
@@ -220,6 +221,11 @@ def test_another_spelling_of_a_path_lets_nobody_in_who_was_not(
                 spelled = route._replace(path=path)
                 status, body = entrance(spelled, {"host": HOST})
                 assert status in (400, 401, 404, 405), (entrance.name, path)
+                if "%64" not in path:  # an escaped letter of an id is the id; nothing else has a second spelling
+                    status, body = entrance(spelled, bearer(admin, route))
+                    judged = body.get("code") == "KeyRefused"  # by forward auth, which takes every path below its own
+                    assert status in (400, 404, 405) or judged, (entrance.name, path)
+                    assert body.get("errors") is None, "the function did not come as far as reading the input"
                 for credential in (viewer, stranger):
                     status, body = entrance(spelled, bearer(credential, route))
                     assert status < 500, (entrance.name, path)
