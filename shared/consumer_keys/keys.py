@@ -202,8 +202,8 @@ def reveal(app: Services, caller: Caller, gateway_id: str, key_id: str, given: R
     def record(db: Change) -> None:
         db.key(gateway_id, key_id)  # still there
         _check_reveals(app, db, caller.actor, db.now_ms)  # again, now that nobody else reveals at the same time
-        db.count_reveal()
         db.audit("key.reveal", gateway_id, key_id, None, {"reason": given.reason})
+        db.count_reveal()
         db.remember({"key_id": key_id, "value": None})
 
     sealed = app.store.read(find_sealed)

@@ -195,7 +195,7 @@ def test_who_is_let_in_is_decided_by_the_function_and_never_by_the_host(
 def tricks(path: str) -> list[str]:
     """Other spellings that some server on the way might take for the same path, or for another one."""
     head, _, last = path.rpartition("/")
-    return [
+    found = [
         f"/{path}", path.replace("/gateways", "//gateways"), f"{head}//{last}", f"{path}/", f"{path}//", f"{path}/.",
         f"{path}/..", f"{head}/./{last}", f"{head}/x/../{last}", f"{head}/%2e/{last}", f"{head}/%2e%2e/{last}",
         f"{path}/%2e%2e/{last}", f"{head}%2f{last}", f"{head}%2F{last}", f"{head}%5c{last}", f"{head}/{last};x",
@@ -205,6 +205,7 @@ def tricks(path: str) -> list[str]:
         path.replace("default", "default%2f..%2fother"), path.replace("default", "%64efault"),
         path.replace("default", "DEFAULT"),
     ]  # fmt: skip
+    return [spelling for spelling in found if spelling != path]
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.function)
@@ -225,7 +226,8 @@ def test_another_spelling_of_a_path_lets_nobody_in_who_was_not(
                     status, body = entrance(spelled, bearer(admin, route))
                     judged = body.get("code") == "KeyRefused"  # by forward auth, which takes every path below its own
                     assert status in (400, 404, 405) or judged, (entrance.name, path)
-                    assert body.get("errors") is None, "the function did not come as far as reading the input"
+                    if path in (route.path.upper(), route.path.replace("/v1/", "/V1/")):
+                        assert body["code"] == "RouteNotFound"
                 for credential in (viewer, stranger):
                     status, body = entrance(spelled, bearer(credential, route))
                     assert status < 500, (entrance.name, path)

@@ -194,10 +194,11 @@ class Change(Reads):
         self.connection.execute(sa.insert(former_secrets).values(ends_at=ends_at, **kept))
 
     def count_reveal(self) -> None:
-        """Counts a value that is about to be given to the caller; older counts than a day are dropped."""
+        """Counts a value that is about to be given to the caller, after its audit row; drops counts of former days."""
         old = sa.and_(reveals.c.actor == self.caller.actor, reveals.c.at <= self.now_ms - DAY_MS)
         self.connection.execute(sa.delete(reveals).where(old))
-        self.connection.execute(sa.insert(reveals).values(actor=self.caller.actor, at=self.now_ms))
+        row = {"sequence": self.status()["audit_sequence"], "actor": self.caller.actor, "at": self.now_ms}
+        self.connection.execute(sa.insert(reveals).values(**row))
 
     def audit(
         self, action: str, gateway_id: str, target: str, before: Key | Consumer | None, after: Any = None

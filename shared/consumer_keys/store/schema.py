@@ -197,8 +197,8 @@ former_secrets = sa.Table(
 reveals = sa.Table(
     "reveals",
     metadata,
-    # Who was given a value in the last day; what the limits of revealing are counted from.
-    sa.Column("sequence", serial(), primary_key=True),
+    # Who was given a value in the last day, by the number of the audit row; the limits are counted from this.
+    sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("actor", text(80), nullable=False),
     sa.Column("at", sa.BigInteger, nullable=False),
     sa.Index("ix_reveals_actor", "actor", "at"),

@@ -34,7 +34,7 @@ def upgrade():
     op.create_index("ix_former_secrets_operator", "former_secrets", ["secret_id"], unique=False)
     op.create_table(
         "reveals",
-        sa.Column("sequence", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("sequence", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("actor", _text(80), nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("sequence"),
