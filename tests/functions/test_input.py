@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
+import sqlalchemy as sa
 
 from ckeys.deployment import ROOT, Deployment
 from ckeys.template import load_template
@@ -200,14 +201,13 @@ def test_no_flipped_bit_of_a_cursor_is_accepted(api: Api) -> None:
 
 def many_keys(deployment: Deployment, count: int) -> None:
     """Keys with long names that hold what LIKE takes for wildcards nowhere."""
-    columns = "key_id, gateway_id, name, description, type, generation, status, masked_value, sync_failures"
+    same = {
+        "gateway_id": "default", "description": "", "type": "ApiKey", "generation": "Custom", "status": "Enable",
+        "masked_value": "****", "sync_failures": 0, "revision": 1, "created_at": 1, "modified_at": 1,
+    }  # fmt: skip
+    rows = [{**same, "key_id": f"secret-{number:014x}", "name": f"{'a' * 50}-{number}"} for number in range(count)]
     with deployment.services.store.engine.begin() as connection:
-        for number in range(count):
-            connection.exec_driver_sql(
-                f"INSERT INTO consumer_keys ({columns}, revision, created_at, modified_at) VALUES"
-                " (?, 'default', ?, '', 'ApiKey', 'Custom', 'Enable', '****', 0, 1, 1, 1)",
-                (f"secret-{number:014x}", f"{'a' * 50}-{number}"),
-            )
+        connection.execute(sa.insert(metadata.tables["consumer_keys"]), rows)
 
 
 @pytest.mark.parametrize("wildcard", ["%", "_", "\\", "%_", "\\%", "%a", "*", "?"])
