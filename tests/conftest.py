@@ -102,7 +102,9 @@ def make_deployment(tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
     open_ones: list[Deployment] = []
 
     def make(home: Path | None = None, *, durable: bool = False, **settings: str) -> Deployment:
-        environ = {**os.environ, "SNAPSHOT_POLL_SECONDS": "0", "SSM_REQUESTS_PER_SECOND": "10000", **settings}
+        rates = {"SSM_REQUESTS_PER_SECOND": "10000", "AUTH_FAILURES_PER_MINUTE": "1000000"}
+        rates |= {"REVEALS_PER_MINUTE": "100000", "REVEALS_PER_DAY": "100000"}
+        environ = {**os.environ, "SNAPSHOT_POLL_SECONDS": "0", **rates, **settings}
         deployment = Deployment(home or tmp_path / f"home{len(open_ones)}", durable=durable, environ=environ)
         open_ones.append(deployment)
         return deployment

@@ -35,9 +35,11 @@ RINGS: dict[str, set[str]] = {
         "store", "store.audit", "store.change", "store.database", "store.dialect", "store.publication", "store.reads",
         "store.schema", "vault", "cloud", "cloud.service", "cloud.ssm", "cloud.kms", "cloud.scf", "cloud.cos",
         "web", "operation", "log", "config", "snapshot_cache", "snapshot_source", "snapshot_base",
-        "http_reads",
+        "http_reads", "disclosure", "throttle",
     },
-    "use case": {"keys", "consumers", "operators", "publish", "sync", "follow", "status", "validate", "audit"},
+    "use case": {
+        "keys", "consumers", "operators", "operator_admin", "publish", "sync", "follow", "status", "validate", "audit",
+    },
     "root": {"wiring", "validate_wiring", "embedded", "validate_server", "front_door"},
 }  # fmt: skip
 RING_OF = {module: ring for ring, modules in RINGS.items() for module in modules}
@@ -46,6 +48,7 @@ EXTERNAL: dict[str, set[str]] = {
     "model": {"pydantic"},
     "operation": {"pydantic"},
     "vault": {"cryptography"},
+    "disclosure": {"joserfc"},
     "cloud.cos": {"qcloud_cos", "requests", "urllib3"},
     **{f"cloud.{name}": {"tencentcloud", "requests"} for name in ("service", "ssm", "kms", "scf")},
     "snapshot_base": {"lmdb"},

@@ -3,6 +3,7 @@
 from typing import Any
 
 from consumer_keys import keys, wiring
+from consumer_keys.disclosure import Disclosure
 from consumer_keys.model import Caller, CreateKey
 from consumer_keys.operation import Call, Operation, resource, serve
 from consumer_keys.web import Reply
@@ -16,6 +17,7 @@ def main_handler(event: Any, context: Any) -> Any:
 
 
 def _run(app: wiring.Services, caller: Caller, call: Call) -> Reply:
+    shown = call.input.generation == "System"
+    disclosure = Disclosure(call.input.reveal_to, clear_values=app.settings.clear_values or not shown)
     key, value = keys.create(app, caller, call.params["gateway_id"], call.input)
-    once = {} if value is None else {"value": value}
-    return resource(key, status=201, **once)
+    return resource(key, status=201, **({} if value is None else disclosure.members(value)))

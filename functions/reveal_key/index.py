@@ -3,6 +3,7 @@
 from typing import Any
 
 from consumer_keys import audit, keys, wiring
+from consumer_keys.disclosure import Disclosure
 from consumer_keys.model import Caller, RevealKey
 from consumer_keys.operation import Call, Operation, serve
 from consumer_keys.web import Reply
@@ -19,5 +20,6 @@ def main_handler(event: Any, context: Any) -> Any:
 
 
 def _run(app: wiring.Services, caller: Caller, call: Call) -> Reply:
+    disclosure = Disclosure(call.input.reveal_to, clear_values=app.settings.clear_values)
     value = keys.reveal(app, caller, call.params["gateway_id"], call.params["key_id"], call.input)
-    return Reply(200, {"key_id": call.params["key_id"], "value": value})
+    return Reply(200, {"key_id": call.params["key_id"], **disclosure.members(value)})

@@ -22,10 +22,9 @@ from ckeys.events import Event, invoke
 from ckeys.front import load_handlers
 from ckeys.reach import ENVIRONMENT_FILE
 from ckeys.template import Template, load_template
-from consumer_keys import config, front_door, operators, validate_wiring, wiring
+from consumer_keys import config, front_door, operator_admin, validate_wiring, wiring
 from consumer_keys.access import token_digest
 from consumer_keys.errors import CloudFailure
-from consumer_keys.store.change import Change
 from tencent_emulator.cloud import Cloud, CloudError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,6 +98,7 @@ class Deployment:
         for function in self.template.functions:
             variables |= function.environment
         variables["DATABASE_URL"] = f"sqlite:///{self.home.resolve() / 'consumer-keys.db'}"
+        variables["CLEAR_VALUES"] = "true"  # what a function returns here is written nowhere
         variables |= {item.name: given[item.name] for item in config.SETTINGS if given.get(item.name)}
         return variables | {
             **self._cloud_resources(),
@@ -141,8 +141,8 @@ class Deployment:
 
     def _first_operator(self) -> None:
         app = self.services
-        digest = token_digest(app.root.operator_key, self.operator[1])
-        known = app.store.read(lambda db: db.operator_by_digest(digest))
+        digest, now_ms = token_digest(app.root.operator_key, self.operator[1]), app.now_ms()
+        known = app.store.read(lambda db: db.operator_by_digest(digest, now_ms))
         if known is not None:
             return
         try:
@@ -156,22 +156,7 @@ class Deployment:
         self, name: str, role: str, gateways: tuple[str, ...] | None = None, pair: tuple[str, str] | None = None
     ) -> tuple[str, str]:
         """A further operator: (secret id, secret key)."""
-        return add_operator(self.services, name, role, gateways, pair)
-
-
-def add_operator(
-    app: wiring.Services, name: str, role: str, gateways: tuple[str, ...] | None = None,
-    pair: tuple[str, str] | None = None,
-) -> tuple[str, str]:  # fmt: skip
-    """A new operator of any deployment: (secret id, secret key). The key is shown this once."""
-    chosen = pair or operators.new_pair()
-    sealed = app.operator_vault.seal(app.place_of_operator(chosen[0]), chosen[1].encode())
-
-    def insert(db: Change) -> None:
-        operators.add(db, sealed, app.root.operator_key, name=name, role=role, gateways=gateways, pair=chosen)
-
-    app.change(operators.system_caller("ckeys", ""), insert)
-    return chosen
+        return operator_admin.add(self.services, name, role, gateways, pair)
 
 
 def front_door_routes(template: Template) -> str:
@@ -212,7 +197,7 @@ def _operator_pair(path: Path) -> tuple[str, str]:
             return str(stored["secret_id"]), str(stored["secret_key"])
         except (OSError, ValueError, KeyError, TypeError):
             raise DeploymentError(f"The file {path} is damaged; delete it to get a new operator.") from None
-    pair = operators.new_pair()
+    pair = operator_admin.new_pair()
     draft = path.with_suffix(".draft")
     draft.touch(mode=0o600)
     draft.write_text(json.dumps({"secret_id": pair[0], "secret_key": pair[1]}, indent=2) + "\n", encoding="utf-8")

@@ -14,8 +14,9 @@ from typing import Any
 import click
 
 from ckeys.audit import audit
+from ckeys.keys import keys
+from ckeys.operators import init, operators
 from ckeys.reach import one_sentence
-from consumer_keys.access import ROLES
 
 PORT_DEFAULT = 9000
 
@@ -141,23 +142,9 @@ def validator(host: str, port: int, workers: int | None, log_all: bool) -> None:
         raise click.ClickException(str(error)) from None
 
 
-@cli.group()
-def operators() -> None:
-    """Who manages keys."""
-
-
-@operators.command("add")
-@click.argument("name")
-@click.option("--role", required=True, type=click.Choice(sorted(ROLES)))
-@click.option("--gateway", "gateways", multiple=True, help="Only this gateway; may be repeated. All if absent.")
-def add_operator(name: str, role: str, gateways: tuple[str, ...]) -> None:
-    """Add an operator; the environment holds the functions' settings and a cloud credential. Shows the secret once."""
-    from ckeys.deployment import add_operator as add
-    from consumer_keys import wiring
-
-    with one_sentence():
-        secret_id, secret_key = add(wiring.services(), name, role, gateways or None)
-    click.echo(json.dumps({"secret_id": secret_id, "secret_key": secret_key}, indent=2))
+cli.add_command(keys)
+cli.add_command(operators)
+cli.add_command(init)
 
 
 @cli.command()

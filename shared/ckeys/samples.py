@@ -13,7 +13,7 @@ from typing import Any
 
 from ckeys.deployment import Deployment
 from ckeys.events import Event, function_url_event
-from consumer_keys import operators
+from consumer_keys import operator_admin
 from consumer_keys.keytext import new_id, random_base62
 from tencent_emulator.errors import CloudError
 
@@ -104,7 +104,7 @@ def seed(deployment: Deployment) -> dict[str, str]:
     """
     values = {
         "operator.admin": deployment.operator[1],
-        "operator.unknown": operators.new_pair()[1],
+        "operator.unknown": operator_admin.new_pair()[1],
         "consumer.unknown": new_id("consumer", os.urandom),
         "key.unknown": new_id("secret", os.urandom),
         "value.unknown": _fresh(),

@@ -100,6 +100,21 @@ SETTINGS = (
     Setting("AUDIT_PREFIX", "consumer-keys-audit/", _folder, "folder of the audit log's signed heads in the bucket"),
     Setting("SNAPSHOT_DIR", None, _text, "where validation keeps base files; the temporary folder if unset"),
     Setting("KEY_IN_QUERY", "false", _switch, "also accept the key as query parameter `apikey` (URLs get logged)"),
+    Setting("REVEAL_ENABLED", "true", _switch, "whether values are revealed at all"),
+    Setting("REVEALS_PER_MINUTE", "5", _number(1, 100_000), "values that one operator may have revealed in a minute"),
+    Setting("REVEALS_PER_DAY", "50", _number(1, 100_000), "values that one operator may have revealed in a day"),
+    Setting(
+        "AUTH_FAILURES_PER_MINUTE",
+        "20",
+        _number(1, 1_000_000),
+        "failed authentications per source and instance before further ones get 429",
+    ),
+    Setting(
+        "CLEAR_VALUES",
+        "false",
+        _switch,
+        "let `create_key` and `reveal_key` answer in clear where `reveal_to` is absent",
+    ),
     Setting("SSM_REQUESTS_PER_SECOND", "20", _number(0.1, 10000), "rate limit of the timer's SSM reads"),
     Setting("KMS_KEY_ID", None, _text, "KMS key that wraps the data keys of key values"),
     Setting("KMS_OPERATOR_KEY_ID", None, _text, "KMS key that wraps the data keys of operators' secrets"),
@@ -130,6 +145,11 @@ class Settings(NamedTuple):
     audit_prefix: str
     snapshot_dir: str | None
     key_in_query: bool
+    reveal_enabled: bool
+    reveals_per_minute: float
+    reveals_per_day: float
+    auth_failures_per_minute: float
+    clear_values: bool
     ssm_requests_per_second: float
     kms_key_id: str | None
     kms_operator_key_id: str | None

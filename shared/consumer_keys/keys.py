@@ -38,7 +38,7 @@ def create(app: Services, caller: Caller, gateway_id: str, given: CreateKey) -> 
                 **_credential_columns(given.credential, db.now_ms),
             }
         )  # fmt: skip
-        if db.operator_by_digest(token_digest(app.root.operator_key, value.decode())) is not None:
+        if db.operator_by_digest(token_digest(app.root.operator_key, value.decode()), db.now_ms) is not None:
             raise Problem("ValueInUse")  # a secret that opens the management must never open the gateway
         db.add_value(key_id, digest, *sealed)
         key = db.key(gateway_id, key_id)
@@ -185,20 +185,38 @@ def delete(app: Services, caller: Caller, gateway_id: str, key_id: str, *, dry_r
 
 
 def reveal(app: Services, caller: Caller, gateway_id: str, key_id: str, given: RevealKey) -> str:
-    """The value of a System or Custom key. The audit row is committed before the value leaves."""
+    """The value of a System or Custom key. The audit row is committed before the value leaves.
+
+    Raises RevealDisabled, RevealLimitExceeded, KeyNotFound and ManagedByKms.
+    """
+    if not app.settings.reveal_enabled:
+        raise Problem("RevealDisabled")
     app.store.raise_if_replayed(caller, app.now_ms())
 
     def find_sealed(db: Reads) -> bytes:
         if db.key(gateway_id, key_id).generation == "KMS":
             raise Problem("ManagedByKms")
+        _check_reveals(app, db, caller.actor, app.now_ms())
         return db.sealed_value(key_id)
 
     def record(db: Change) -> None:
         db.key(gateway_id, key_id)  # still there
+        _check_reveals(app, db, caller.actor, db.now_ms)  # again, now that nobody else reveals at the same time
         db.audit("key.reveal", gateway_id, key_id, None, {"reason": given.reason})
+        db.count_reveal()
         db.remember({"key_id": key_id, "value": None})
 
     sealed = app.store.read(find_sealed)
     value = app.key_vault.open(app.place_of_key(gateway_id, key_id), sealed).decode()
     app.change(caller, record)
     return value
+
+
+def _check_reveals(app: Services, db: Reads, actor: str, now_ms: int) -> None:
+    """Raises RevealLimitExceeded, with the time until an earlier reveal of the operator counts no longer."""
+    settings = app.settings
+    for span_ms, most in ((60_000, settings.reveals_per_minute), (86_400_000, settings.reveals_per_day)):
+        given = db.reveals_since(actor, now_ms - span_ms)
+        if len(given) >= int(most):
+            wait_ms = given[len(given) - int(most)] + span_ms - now_ms
+            raise Problem("RevealLimitExceeded", headers={"Retry-After": str(-(-wait_ms // 1000))})

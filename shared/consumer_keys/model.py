@@ -31,7 +31,7 @@ AuditAction = Literal[
     "key.create", "key.update", "key.enable", "key.disable", "key.bind", "key.unbind", "key.delete", "key.sync",
     "key.overlap_end", "key.reveal", "key.reveal_denied",
     "consumer.create", "consumer.update", "consumer.delete",
-    "operator.create",
+    "operator.create", "operator.rotate", "operator.disable", "operator.enable",
 ]  # fmt: skip
 AUDIT_ACTIONS = frozenset(get_args(AuditAction))
 LIMIT_MAX, LIMIT_DEFAULT = 100, 20
@@ -43,6 +43,7 @@ _SECRET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _MOMENT = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]([0-9]{2}:[0-9]{2}:[0-9]{2})(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
+_COORDINATE, _KEY_NAME = re.compile(r"[A-Za-z0-9_-]{43}"), re.compile(r"[!-~]{1,64}")
 _SECRET_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -115,8 +116,30 @@ class Credential(Input):
     version: Annotated[str, _matching(_SECRET_VERSION, "secret version (1 to 64 letters, digits, _ . or -)")]
 
 
+class PublicKey(Input):
+    """A caller's public key as a JWK (RFC 7517): P-256, or X25519 (RFC 8037). What WebCrypto exports is accepted."""
+
+    kty: Literal["EC", "OKP"]
+    crv: Literal["P-256", "X25519"]
+    x: Annotated[str, _matching(_COORDINATE, "coordinate (32 bytes in base64url without padding)")]
+    y: Annotated[str, _matching(_COORDINATE, "coordinate (32 bytes in base64url without padding)")] | None = None
+    kid: Annotated[str, _matching(_KEY_NAME, "name of a key (1 to 64 printable ASCII characters)")] | None = None
+    use: Literal["enc"] | None = None
+    alg: Literal["ECDH-ES"] | None = None
+    ext: bool | None = None
+    key_ops: Annotated[list[Literal["deriveKey", "deriveBits"]], Field(max_length=2)] | None = None
+
+    @model_validator(mode="after")
+    def _one_curve(self) -> PublicKey:
+        if (self.kty == "EC") != (self.crv == "P-256"):
+            raise FieldFault("reveal_to.crv", "must be P-256 with kty EC, X25519 with kty OKP")
+        if (self.y is None) == (self.kty == "EC"):
+            raise FieldFault("reveal_to.y", "is required with kty EC and has no place with kty OKP")
+        return self
+
+
 class CreateKey(Input):
-    """POST /keys. `value` goes with Custom, `credential` with KMS, neither with System."""
+    """POST /keys. `value` goes with Custom, `credential` with KMS, neither with System; `reveal_to` with System."""
 
     name: KeyName
     generation: Generation
@@ -125,9 +148,12 @@ class CreateKey(Input):
     value: SecretStr | None = None
     credential: Credential | None = None
     status: Status = "Enable"
+    reveal_to: PublicKey | None = None
 
     @model_validator(mode="after")
     def _value_or_credential(self) -> CreateKey:
+        if self.reveal_to is not None and self.generation != "System":
+            raise FieldFault("reveal_to", "is only allowed with generation System: no other value is returned")
         for field, generation in (("value", "Custom"), ("credential", "KMS")):
             given = getattr(self, field) is not None
             if given != (self.generation == generation):
@@ -163,6 +189,7 @@ class RevealKey(Input):
     """POST /keys/{key_id}/reveal; the reason is kept in the audit row."""
 
     reason: Description = ""
+    reveal_to: PublicKey | None = None
 
 
 class DeleteOptions(Input):

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from consumer_keys import tc3
-from consumer_keys.access import ROLES, authorise, token_digest
-from consumer_keys.errors import Problem, invalid
-from consumer_keys.keytext import new_id, random_base62
+from consumer_keys.access import authorise, token_digest
+from consumer_keys.errors import Problem
 from consumer_keys.model import Caller
 from consumer_keys.snapshot import OperatorRecord
 
 if TYPE_CHECKING:
-    from consumer_keys.store.change import Change
     from consumer_keys.store.reads import Operator
     from consumer_keys.wiring import Services
 
-SECRET_CHARS = 40
 # The service in the credential scope of a signed call of ours: `<date>/ckeys/tc3_request`.
 SIGNED_SERVICE = "ckeys"
 _SCHEMES = {"WWW-Authenticate": 'Bearer realm="consumer-keys", TC3-HMAC-SHA256 realm="consumer-keys"'}
@@ -44,7 +40,8 @@ def authenticate(
     if token is None:
         raise Problem("Unauthenticated", headers=_SCHEMES)
     digest = token_digest(app.root.operator_key, token)
-    found = app.store.read(lambda db: db.operator_by_digest(digest))
+    now_ms = app.now_ms()
+    found = app.store.read(lambda db: db.operator_by_digest(digest, now_ms))
     if found is None or found.status != "Enable":
         raise Problem("Unauthenticated", headers=_SCHEMES)
     return authorise(function, _record(found), gateway_id), None
@@ -58,15 +55,17 @@ def signed_by(
     Secrets are opened with data keys that the vault keeps for at most 15 minutes.
     """
     known: list[Operator] = []
+    now_ms = app.now_ms()
 
     def secret_keys(secret_id: str) -> list[str]:
-        found = app.store.read(lambda db: db.operator_secret(secret_id))
+        found = app.store.read(lambda db: db.operator_secrets(secret_id, now_ms))
         if found is None or found[0].status != "Enable":
             return []
         known.append(found[0])
-        return [app.operator_vault.open(app.place_of_operator(secret_id), found[1]).decode()]
+        place = app.place_of_operator(secret_id)
+        return [app.operator_vault.open(place, sealed).decode() for sealed in found[1]]
 
-    signature = tc3.verify(request, app.now_ms() / 1000, services, secret_keys)
+    signature = tc3.verify(request, now_ms / 1000, services, secret_keys)
     return _record(known[0]), signature
 
 
@@ -86,29 +85,6 @@ def signed_request(request: Any) -> tc3.SignedRequest:
 def signed_use(function: str, signature: tc3.Signature) -> bytes:
     """32 bytes for `Caller.signature`. The function is part of it: TC3 as the SDK signs leaves X-TC-Action out."""
     return hashlib.sha256(f"{function}\0{signature.hex}".encode()).digest()
-
-
-def add(
-    change: Change, sealed: tuple[bytes, str], operator_key: bytes, *,
-    name: str, role: str, gateways: tuple[str, ...] | None, pair: tuple[str, str],
-) -> None:  # fmt: skip
-    """A new operator. The secret is kept sealed (bytes, data key id), and as a digest for bearer calls."""
-    if role not in ROLES:
-        raise invalid("role", f"must be one of {', '.join(ROLES)}")
-    secret_id, secret_key = pair
-    change.add_operator(
-        {
-            "secret_id": secret_id, "name": name, "role": role, "status": "Enable",
-            "gateways": None if gateways is None else ",".join(gateways),
-            "digest": token_digest(operator_key, secret_key), "sealed": sealed[0], "data_key_id": sealed[1],
-        }
-    )  # fmt: skip
-    change.audit("operator.create", "", secret_id, None, {"name": name, "role": role})
-
-
-def new_pair() -> tuple[str, str]:
-    """A fresh (secret id, secret key): 40 base62 characters, 238 bits."""
-    return new_id("operator", os.urandom), random_base62(SECRET_CHARS, os.urandom)
 
 
 def system_caller(function: str, request_id: str) -> Caller:

@@ -53,11 +53,12 @@ class ConsumerRecord(NamedTuple):
 
 
 class OperatorRecord(NamedTuple):
-    """Who may ask /verify. `gateways` None means all."""
+    """Who may ask /verify. `gateways` None means all. `ends_at` is Unix seconds for a former secret, else 0."""
 
     secret_id: str
     role: str
     gateways: tuple[str, ...] | None
+    ends_at: int = 0
 
 
 class Part(NamedTuple):
@@ -220,11 +221,13 @@ def _consumer_record(row: Any) -> ConsumerRecord | None:
 
 
 def _operator_record(row: Any) -> OperatorRecord:
-    secret_id, role, gateways = row
+    secret_id, role, gateways, ends_at = row
     texts = (secret_id, role, *(gateways or ()))
     if not isinstance(gateways, list | None) or not all(isinstance(text, str) for text in texts):
         raise SnapshotError("an operator record of the overlay is damaged")
-    return OperatorRecord(secret_id, role, None if gateways is None else tuple(gateways))
+    if type(ends_at) is not int or not 0 <= ends_at < 2**32:
+        raise SnapshotError("an operator record of the overlay is damaged")
+    return OperatorRecord(secret_id, role, None if gateways is None else tuple(gateways), ends_at)
 
 
 def seal_manifest(manifest: Manifest, manifest_key: bytes) -> bytes:

@@ -176,6 +176,8 @@ def _event(scope: Scope, body: bytes) -> dict[str, Any]:
     return {
         "httpMethod": scope["method"], "path": scope["raw_path"].decode("latin-1"), "headers": _lists(headers),
         "queryString": _lists(query), "body": b64encode(body).decode(), "isBase64Encoded": True,
+        # The peer itself: a header that names another address counts for nothing here.
+        "requestContext": {"sourceIp": (scope.get("client") or ("",))[0]},
     }  # fmt: skip
 
 

@@ -10,13 +10,17 @@ from collections.abc import Mapping
 from consumer_keys import access, config, log, percent, web
 from consumer_keys.errors import Problem, invalid
 from consumer_keys.keytext import derive_key
-from consumer_keys.light_typing import Any
+from consumer_keys.light_typing import TYPE_CHECKING, Any
 from consumer_keys.presented import HEADER_BYTES_MAX, presented_key
 from consumer_keys.snapshot_base import Base
 from consumer_keys.snapshot_cache import Snapshot, SnapshotCache
 from consumer_keys.snapshot_source import Credential, SnapshotSource
 from consumer_keys.validate import Validator
 from consumer_keys.verdict import VALID, Verdict
+
+if TYPE_CHECKING:
+    from consumer_keys.snapshot import OperatorRecord
+    from consumer_keys.throttle import FailureLimit
 
 FUNCTION = "validate_key"
 SIGNATURES_REFUSED = "This call works without the database, so it cannot check a signature; send the secret as Bearer."
@@ -49,21 +53,37 @@ class Validation:
             poll_seconds=settings.snapshot_poll_seconds if poll_seconds is None else poll_seconds,
             max_age_seconds=settings.snapshot_max_age_seconds, clock=time.time,
         )  # fmt: skip
+        self._failures: FailureLimit | None = None
         self.validator = Validator(self.cache, derive_key(root, "lookup"), settings.key_prefix)
 
     def authorise(self, request: web.Request, gateway_id: str) -> None:
-        """An operator by bearer token, from the snapshot alone. Raises Unauthenticated, Forbidden, GatewayNotFound.
+        """An operator by bearer token, from the snapshot alone, which holds digests of operators' secrets.
 
-        The snapshot holds digests of operators' secrets. A signature can only be checked with the secret itself.
+        A signature can only be checked with the secret itself. Raises Unauthenticated, TooManyFailures, Forbidden and
+        GatewayNotFound.
         """
+        try:
+            access.authorise("verify", self._operator(request), gateway_id)
+        except Problem as problem:
+            raise self._judged(problem, request) from None
+        if gateway_id not in self.gateway_ids:
+            raise Problem("GatewayNotFound")
+
+    def _judged(self, problem: Problem, request: web.Request) -> Problem:
+        if self._failures is None:
+            from consumer_keys.throttle import FailureLimit  # no cold start of a good call loads it
+
+            self._failures = FailureLimit(self.settings.auth_failures_per_minute, time.monotonic)
+        return self._failures.judged(problem, web.source_address(request))
+
+    def _operator(self, request: web.Request) -> OperatorRecord | None:
         if (request.header("authorization") or "").lower().startswith("tc3-"):
             raise Problem("Unauthenticated", SIGNATURES_REFUSED)
         token = web.bearer_token(request)
         digest = b"" if token is None else access.token_digest(self.operator_key, token)
         operator = self.cache.current().operator(digest) or self.cache.recheck().operator(digest)
-        access.authorise("verify", operator, gateway_id)
-        if gateway_id not in self.gateway_ids:
-            raise Problem("GatewayNotFound")
+        ended = operator is not None and 0 < operator.ends_at <= time.time()
+        return None if ended else operator
 
     def close(self) -> None:
         """Releases the connection and the base file."""

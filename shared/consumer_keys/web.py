@@ -29,7 +29,10 @@ _HTTP_MARKS = frozenset(
 
 
 class Request(NamedTuple):
-    """One call, whatever its shape. Header names are lower case; several lines of one name make a list."""
+    """One call, whatever its shape. Header names are lower case; several lines of one name make a list.
+
+    `context` is the event's `requestContext` as it came, which only an API Gateway event has.
+    """
 
     kind: str
     method: str
@@ -40,6 +43,7 @@ class Request(NamedTuple):
     body: str
     fields: Mapping[str, Any]
     request_id: str
+    context: Any = None
 
     def header(self, name: str) -> str | None:
         """The value of a header that came once, else None; a header that came twice has no value."""
@@ -75,7 +79,18 @@ def parse_event(event: Any, context: Any) -> Request:
     if not isinstance(query, dict) or not isinstance(params, dict):
         raise Problem("MalformedEvent")
     headers = _headers(event.get("headers"))
-    return Request("http", method.upper(), path, params, query, headers, _body_text(event), {}, request_id)
+    return Request(
+        "http",
+        method.upper(),
+        path,
+        params,
+        query,
+        headers,
+        _body_text(event),
+        {},
+        request_id,
+        event.get("requestContext"),
+    )
 
 
 def _headers(given: Any) -> dict[str, Any]:
@@ -197,6 +212,15 @@ def bearer_token(request: Request) -> str | None:
     """The token after `Bearer`, exactly as it came; None for anything else."""
     match = re.fullmatch(r"(?i:bearer) ([\x21-\x7e]{1,256})", request.header("authorization") or "")
     return match[1] if match else None
+
+
+def source_address(request: Request) -> str:
+    """Where the platform says that a request came from; nothing that a client can choose, "" if it says nothing.
+
+    An API Gateway event has `requestContext.sourceIp`; a Function URL event has a header, which the platform sets.
+    """
+    address = request.context.get("sourceIp") if isinstance(request.context, dict) else None
+    return address if isinstance(address, str) else request.header("x-scf-remote-addr") or ""
 
 
 def respond(function: str, event: Any, context: Any, answer: Callable[[Request], Reply]) -> Any:

@@ -20,6 +20,7 @@ from consumer_keys.model import Caller
 from consumer_keys.publish import Publisher, quietly
 from consumer_keys.store.change import Change
 from consumer_keys.store.database import Database
+from consumer_keys.throttle import FailureLimit
 from consumer_keys.vault import DataKey, Place, Vault
 
 NEEDS = ("DATABASE_URL", "KMS_KEY_ID", "KMS_OPERATOR_KEY_ID", "COS_BUCKET")
@@ -51,6 +52,7 @@ class Services:
         self.store = Database(settings.database_url or "")
         self.key_vault = self._vault("values", settings.kms_key_id)
         self.operator_vault = self._vault("operators", settings.kms_operator_key_id)
+        self.failures = FailureLimit(settings.auth_failures_per_minute, time.monotonic)
         self._root: RootKeys | None = None
         self._lock = threading.Lock()
 
@@ -102,9 +104,12 @@ class Services:
         return Place("", secret_id, "secret")
 
     def authenticate(self, function: str, request: web.Request, gateway_id: str | None) -> Caller:
-        """The caller of a function. Raises Unauthenticated, Forbidden or GatewayNotFound."""
+        """The caller of a function. Raises Unauthenticated, TooManyFailures, Forbidden or GatewayNotFound."""
         token = web.bearer_token(request)
-        operator, signature = operators.authenticate(self, function, request, token, gateway_id)
+        try:
+            operator, signature = operators.authenticate(self, function, request, token, gateway_id)
+        except Problem as problem:
+            raise self.failures.judged(problem, web.source_address(request)) from None
         declared = {gateway.gateway_id for gateway in self.settings.gateways}
         if gateway_id is not None and gateway_id not in declared:
             raise Problem("GatewayNotFound", actor=operator.secret_id)

@@ -46,7 +46,8 @@ def loaded(package: Package, code: str) -> set[str]:
 
 def test_validation_s_package_holds_its_modules_and_lmdb_and_is_small(packages: dict[str, Package]) -> None:
     package = packages["validate_key"]
-    assert own_modules(package) - {"__init__"} == COLD_START_OWN
+    # Loaded when an operator is refused for the first time, not at a cold start.
+    assert own_modules(package) - {"__init__"} == COLD_START_OWN | {"throttle"}
     assert [name.split()[0] for name in package.distributions] == ["lmdb"]
     assert package.zip_bytes < 2_000_000, "small enough to upload in one request"
 
@@ -87,6 +88,14 @@ def test_what_is_imported_for_types_alone_is_not_reached() -> None:
     modules, _ = reach(SHARED, ROOT / "functions" / "front_door" / "index.py")
     assert SHARED / "consumer_keys" / "cloud" / "scf.py" in modules
     assert not any("store" in path.parts for path in modules)
+
+
+def test_only_the_functions_that_return_values_carry_the_library_that_seals_them_for_the_caller() -> None:
+    carrying = set()
+    for function in load_template(ROOT / "template.yaml").functions:
+        _, imported = reach(SHARED, ROOT / "functions" / function.name / "index.py")
+        carrying |= {function.name} if any(name.startswith("joserfc") for name in imported) else set()
+    assert carrying == {"create_key", "reveal_key"}
 
 
 def test_every_function_s_code_is_found() -> None:

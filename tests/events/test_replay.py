@@ -170,7 +170,9 @@ def asked_for(expected: Named, body: Any) -> set[str]:
     has_value = isinstance(body, dict) and "value" in body
     reveals = expected.function == "reveal_key" or expected.case == "reveal-key"
     makes = expected.status == 201 and body.get("generation") == "System" and "repeated" not in expected.case
-    assert has_value is (expected.code is None and (reveals or makes))
+    to_a_key = expected.case == "reveal-to"
+    assert has_value is (expected.code is None and (reveals or makes) and not to_a_key)
+    assert (isinstance(body, dict) and "value_jwe" in body) is (expected.code is None and to_a_key)
     return {body["value"]} if has_value else set()
 
 

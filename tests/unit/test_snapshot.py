@@ -50,7 +50,9 @@ keys = st.builds(
     KeyRecord, hex_ids.map("secret-{}".format), text, st.booleans(), st.none() | consumer_ids, st.integers(0, 2**32 - 1)
 )
 consumers = st.builds(ConsumerRecord, text, st.booleans())
-operators = st.builds(OperatorRecord, text, text, st.none() | st.lists(text, max_size=3).map(tuple))
+operators = st.builds(
+    OperatorRecord, text, text, st.none() | st.lists(text, max_size=3).map(tuple), st.integers(0, 2**32 - 1)
+)
 digests = st.binary(min_size=32, max_size=32)
 overlays = st.builds(
     Overlay,
@@ -198,7 +200,7 @@ def test_a_digest_in_another_spelling_is_refused(digest: str) -> None:
     """`bytes.fromhex` takes capitals and spaces: two spellings would be two entries for one digest."""
     for section in ("keys", "consumers", "operators"):
         sections: dict[str, Any] = {"keys": {}, "consumers": {}, "operators": {}}
-        sections[section] = {digest: None if section != "operators" else ["a", "admin", None]}
+        sections[section] = {digest: None if section != "operators" else ["a", "admin", None, 0]}
         for entries in (0, 1):
             with pytest.raises(SnapshotError):
                 decode_overlay(json.dumps({"schema": SCHEMA, **sections}).encode(), entries)
@@ -221,9 +223,11 @@ ROWS: dict[str, list[Any]] = {
         [], ["a"], "ab", 1, {}, ["a", True, 1], [None, True], ["a", 1], ["a", None], ["\ud800", True], [["a"], True],
     ],
     "operators": [
-        None, [], ["a"], "abc", 1, {}, ["a", "b"], ["a", "b", None, 1], [None, "admin", None], ["a", 1, None],
-        ["a", "admin", "default"], ["a", "admin", [1]], ["a", "admin", [None]], ["a", "admin", {"default": 1}],
-        ["a", "admin", False], ["a", "admin", 0], ["a", "admin", ""],
+        None, [], ["a"], "abcd", 1, {}, ["a", "b"], ["a", "b", None], ["a", "b", None, 1, 1],
+        [None, "admin", None, 0], ["a", 1, None, 0], ["a", "admin", "default", 0], ["a", "admin", [1], 0],
+        ["a", "admin", [None], 0], ["a", "admin", {"default": 1}, 0], ["a", "admin", False, 0],
+        ["a", "admin", 0, 0], ["a", "admin", "", 0], ["a", "admin", None, None], ["a", "admin", None, -1],
+        ["a", "admin", None, 2**32], ["a", "admin", None, 1.0], ["a", "admin", None, True], ["a", "admin", None, "0"],
     ],
 }  # fmt: skip
 

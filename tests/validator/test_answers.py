@@ -208,3 +208,17 @@ def test_a_busy_port_is_one_sentence(serve: START, shared: Api) -> None:
         assert server.process.wait(20) == 1
     server.stop()
     assert server.lines == [f"Error: Port {port} on 127.0.0.1 is already in use; choose another with --port.\n"]
+
+
+def test_failed_operators_are_limited_by_their_own_address_and_not_by_one_that_they_name(
+    shared: Api, serve: Callable[..., Server]
+) -> None:
+    server = serve(environment(shared.deployment, AUTH_FAILURES_PER_MINUTE="3"), "--workers", "1")
+    path, body = "/v1/gateways/default/verify", b'{"key": "kT7vQ2xM"}'
+    statuses = []
+    for number in range(5):
+        named = [b"X-Scf-Remote-Addr: 192.0.2.%d" % number, b"X-Forwarded-For: 192.0.2.%d" % number]
+        statuses.append(server.get(path, b"Authorization: Bearer wrong", *named, method="POST", body=body).status)
+    assert statuses == [401, 401, 401, 429, 429]
+    good = b"Authorization: Bearer " + shared.token.encode()
+    assert server.get(path, good, method="POST", body=body).status == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,15 +18,17 @@ from consumer_keys.store.schema import (
     changes,
     data_keys,
     deployment,
+    former_secrets,
     idempotency,
     key_values,
     operators,
+    reveals,
     signatures,
 )
 from consumer_keys.store.schema import consumer_keys as k
 from consumer_keys.store.schema import consumers as c
 
-IDEMPOTENCY_MS = 86_400_000
+IDEMPOTENCY_MS = DAY_MS = 86_400_000
 # A signature is good from 5 minutes before to 5 minutes after its timestamp, so it cannot come back later than this.
 SIGNATURE_MS = 600_000
 # TC3 has no nonce: a client that makes the same call twice within a second signs it twice alike.
@@ -177,6 +180,34 @@ class Change(Reads):
         """A new operator; the revision makes the snapshot take it over."""
         self.connection.execute(sa.insert(operators).values(created_at=self.now_ms, **values))
         self.revision  # noqa: B018 - operators are in every overlay, so only the revision must move
+
+    def update_operator(self, secret_id: str, **values: Any) -> None:
+        """Changes columns of an operator."""
+        self.connection.execute(sa.update(operators).where(operators.c.secret_id == secret_id).values(**values))
+        self.revision  # noqa: B018 - as above
+
+    def keep_former_secret(self, operator: Mapping[str, Any], ends_at: int) -> None:
+        """The operator's present secret is accepted until a moment (ms) although another one takes its place.
+
+        Former secrets never outlast it: a rotation that keeps nothing ends all of them.
+        """
+        mine = former_secrets.c.secret_id == operator["secret_id"]
+        self.connection.execute(sa.delete(former_secrets).where(former_secrets.c.ends_at <= self.now_ms))
+        self.connection.execute(
+            sa.update(former_secrets).where(mine, former_secrets.c.ends_at > ends_at).values(ends_at=ends_at)
+        )
+        if ends_at <= self.now_ms:
+            self.connection.execute(sa.delete(former_secrets).where(mine))
+            return
+        kept = {name: operator[name] for name in ("digest", "secret_id", "sealed", "data_key_id")}
+        self.connection.execute(sa.insert(former_secrets).values(ends_at=ends_at, **kept))
+
+    def count_reveal(self) -> None:
+        """Counts a value that is about to be given to the caller, after its audit row; drops counts of former days."""
+        old = sa.and_(reveals.c.actor == self.caller.actor, reveals.c.at <= self.now_ms - DAY_MS)
+        self.connection.execute(sa.delete(reveals).where(old))
+        row = {"sequence": self.status()["audit_sequence"], "actor": self.caller.actor, "at": self.now_ms}
+        self.connection.execute(sa.insert(reveals).values(**row))
 
     def audit(
         self, action: str, gateway_id: str, target: str, before: Key | Consumer | None, after: Any = None

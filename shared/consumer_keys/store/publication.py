@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from consumer_keys.snapshot import ConsumerRecord, KeyRecord, OperatorRecord, Part, id_bytes
 from consumer_keys.store.reads import KmsKey, Reads, split_gateways
-from consumer_keys.store.schema import changes, deployment, key_values, leases, operators, publications
+from consumer_keys.store.schema import changes, deployment, former_secrets, key_values, leases, operators, publications
 from consumer_keys.store.schema import consumer_keys as k
 from consumer_keys.store.schema import consumers as c
 
@@ -101,11 +101,21 @@ class SnapshotReads(Reads):
             yield id_bytes(row.consumer_id), _consumer(row)
 
     def all_operators(self) -> dict[bytes, OperatorRecord]:
-        """Every operator who may ask /verify."""
-        query = sa.select(operators).where(operators.c.status == "Enable")
+        """Every operator who may ask /verify, by the digest of each secret, former ones with their end."""
+        enabled = operators.c.status == "Enable"
+        former = (
+            sa.select(former_secrets.c.digest, former_secrets.c.ends_at, operators.c.role, operators.c.gateways)
+            .add_columns(operators.c.secret_id)
+            .join(operators, operators.c.secret_id == former_secrets.c.secret_id)
+            .where(enabled)
+        )
+        present = sa.select(operators, sa.literal(0).label("ends_at")).where(enabled)
+        rows = [*self.connection.execute(former), *self.connection.execute(present)]
         return {
-            bytes(row.digest): OperatorRecord(row.secret_id, row.role, split_gateways(row.gateways))
-            for row in self.connection.execute(query)
+            bytes(row.digest): OperatorRecord(
+                row.secret_id, row.role, split_gateways(row.gateways), row.ends_at // 1000
+            )
+            for row in rows
         }
 
     def due_kms_keys(self, now_ms: int, longest_wait_ms: int, limit: int) -> list[KmsKey]:
@@ -301,6 +311,10 @@ def _record(row: Any) -> KeyRecord:
     # Rounded down: a value is never accepted longer than it should be.
     ends_at = 0 if row.ends_at is None else max(1, row.ends_at // 1000)
     return KeyRecord(row.key_id, row.name, row.status == "Enable", row.consumer_id, ends_at)
+
+
+def _operator(row: Any) -> OperatorRecord:
+    return OperatorRecord(row.secret_id, row.role, split_gateways(row.gateways), row.ends_at // 1000)
 
 
 def _consumer(row: Any) -> ConsumerRecord:

@@ -9,7 +9,17 @@ import sqlalchemy as sa
 
 from consumer_keys.errors import Problem
 from consumer_keys.model import Caller, Consumer, ConsumerRef, Credential, Key, Sync, timestamp
-from consumer_keys.store.schema import audit, data_keys, deployment, idempotency, key_values, leases, operators
+from consumer_keys.store.schema import (
+    audit,
+    data_keys,
+    deployment,
+    former_secrets,
+    idempotency,
+    key_values,
+    leases,
+    operators,
+    reveals,
+)
 from consumer_keys.store.schema import consumer_keys as k
 from consumer_keys.store.schema import consumers as c
 
@@ -150,19 +160,41 @@ class Reads:
         query = sa.select(data_keys).where(data_keys.c.data_key_id == data_key_id)
         return self.connection.execute(query).mappings().first()
 
-    def operator_by_digest(self, digest: bytes) -> Operator | None:
-        """The operator whose secret has this digest."""
+    def operator_by_digest(self, digest: bytes, now_ms: int) -> Operator | None:
+        """The operator whose secret, or former secret that is still accepted, has this digest."""
+        former = sa.select(former_secrets.c.secret_id).where(
+            former_secrets.c.digest == digest, former_secrets.c.ends_at > now_ms
+        )
         row = self.connection.execute(sa.select(operators).where(operators.c.digest == digest)).first()
         if row is None:
-            return None
-        return Operator(row.secret_id, row.role, split_gateways(row.gateways), row.status)
+            row = self.connection.execute(sa.select(operators).where(operators.c.secret_id.in_(former))).first()
+        return None if row is None else _operator(row)
 
-    def operator_secret(self, secret_id: str) -> tuple[Operator, bytes] | None:
-        """An operator by id, with the sealed secret."""
+    def operator_secrets(self, secret_id: str, now_ms: int) -> tuple[Operator, list[bytes]] | None:
+        """An operator by id, with the sealed secrets that are accepted: the present one, then former ones."""
         row = self.connection.execute(sa.select(operators).where(operators.c.secret_id == secret_id)).first()
         if row is None:
             return None
-        return Operator(row.secret_id, row.role, split_gateways(row.gateways), row.status), bytes(row.sealed)
+        former = sa.select(former_secrets.c.sealed).where(
+            former_secrets.c.secret_id == secret_id, former_secrets.c.ends_at > now_ms
+        )
+        sealed = [row.sealed, *self.connection.execute(former).scalars()]
+        return _operator(row), [bytes(each) for each in sealed]
+
+    def operator_rows(self) -> list[dict[str, Any]]:
+        """Every operator by name, with `former_ends_at`, the end of the former secret that is accepted longest."""
+        latest = sa.select(sa.func.max(former_secrets.c.ends_at)).where(
+            former_secrets.c.secret_id == operators.c.secret_id
+        )
+        names = ("secret_id", "name", "role", "gateways", "status", "created_at", "digest", "sealed", "data_key_id")
+        columns = [operators.c[name] for name in names]
+        query = sa.select(*columns, latest.scalar_subquery().label("former_ends_at")).order_by(operators.c.name)
+        return [dict(row) for row in self.connection.execute(query).mappings()]
+
+    def reveals_since(self, actor: str, since_ms: int) -> list[int]:
+        """When an operator was given a value after a moment, oldest first."""
+        query = sa.select(reveals.c.at).where(reveals.c.actor == actor, reveals.c.at > since_ms)
+        return sorted(self.connection.execute(query).scalars())
 
     def status(self) -> sa.RowMapping:
         """The deployment row."""
@@ -184,6 +216,10 @@ class Reads:
         )
         row = self.connection.execute(query).first()
         return None if row is None else (row.fingerprint, row.body)
+
+
+def _operator(row: Any) -> Operator:
+    return Operator(row.secret_id, row.role, split_gateways(row.gateways), row.status)
 
 
 def split_gateways(text: str | None) -> tuple[str, ...] | None:

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from consumer_keys.store.dialect import long_text, octets, text
 
-SCHEMA_REVISION = "0003"
+SCHEMA_REVISION = "0004"
 metadata = sa.MetaData()
 
 
@@ -180,4 +180,26 @@ signatures = sa.Table(
     sa.Column("digest", octets(32), primary_key=True),
     sa.Column("seen_at", sa.BigInteger, nullable=False),
     sa.Index("ix_signatures_seen", "seen_at"),
+)
+
+former_secrets = sa.Table(
+    "former_secrets",
+    metadata,
+    # What an operator's secret was before it was rotated, for as long as it is still accepted.
+    sa.Column("digest", octets(32), primary_key=True),
+    sa.Column("secret_id", text(64), sa.ForeignKey("operators.secret_id"), nullable=False),
+    sa.Column("sealed", octets(1024), nullable=False),
+    sa.Column("data_key_id", text(32), sa.ForeignKey("data_keys.data_key_id"), nullable=False),
+    sa.Column("ends_at", sa.BigInteger, nullable=False),
+    sa.Index("ix_former_secrets_operator", "secret_id"),
+)
+
+reveals = sa.Table(
+    "reveals",
+    metadata,
+    # Who was given a value in the last day, by the number of the audit row; the limits are counted from this.
+    sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("actor", text(80), nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Index("ix_reveals_actor", "actor", "at"),
 )
