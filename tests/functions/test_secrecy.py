@@ -188,12 +188,9 @@ def kept(make_deployment: Callable[..., Deployment], tmp_path: Path) -> Deployme
 
 
 def test_no_secret_is_written_anywhere_in_any_encoding(
-    kept: Deployment,
-    database: str,
-    clock: TestClock,
-    capfd: pytest.CaptureFixture[str],
+    kept: Deployment, database: str, clock: TestClock, capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
-) -> None:
+) -> None:  # fmt: skip
     api = Recorder(kept, kept.operator[1])
     secrets = use_everything(api, clock)
     root = kept.cloud.call("ssm", "GetSecretValue", SecretName="consumer-keys-root", VersionId="v1")
