@@ -309,18 +309,10 @@ def rows_of(engine: sa.Engine) -> Rows:
 
 
 def restore(engine: sa.Engine, rows: Rows) -> None:
-    """Makes these rows the content of the database, which may be in use, and lets serial numbers go on behind them."""
+    """Makes these rows the content of the database, which may be in use."""
     with engine.begin() as connection:
         for table in reversed(metadata.sorted_tables):
             connection.execute(sa.delete(table))
         for table in metadata.sorted_tables:
             if rows[table.name]:
                 connection.execute(sa.insert(table), rows[table.name])
-    last = max((row["sequence"] for row in rows["audit"]), default=0)
-    reset = {
-        "postgresql": f"SELECT setval('audit_sequence_seq', {last + 1}, false)",
-        "mysql": f"ALTER TABLE audit AUTO_INCREMENT = {last + 1}",
-    }.get(engine.dialect.name)
-    if reset:
-        with engine.begin() as connection:
-            connection.execute(sa.text(reset))
