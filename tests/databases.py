@@ -145,6 +145,12 @@ class Server(ABC):
         self.admin(f"CREATE DATABASE {name}")
         return name
 
+    def drop(self, name: str) -> None:
+        """Removes a database that `empty` made."""
+        for session in self.sessions(name):
+            self.kill(session)
+        self.admin(f"DROP DATABASE {name}")
+
     @contextmanager
     def databases(self) -> Iterator[Any]:
         """Lends pristine databases: a function that gives the URL for a name of the borrower's own."""

@@ -18,11 +18,9 @@ CONNECT_SECONDS, ANSWER_SECONDS = 5, 15
 MIGRATION_SECONDS = 600
 
 # The transaction was undone, and the same one may well succeed: deadlock, serialization failure, lock timeout.
-_AGAIN_POSTGRESQL = frozenset({"40001", "40P01", "55P03"})
-_AGAIN_MYSQL = frozenset({1020, 1205, 1213})
+_AGAIN = frozenset({"40001", "40P01", "55P03", 1020, 1205, 1213, "database is locked"})
 # An administrator or a timeout ended the session; not every driver counts these among the lost connections.
-_LOST_POSTGRESQL = frozenset({"57P01", "57P02", "25P03"})
-_LOST_MYSQL = frozenset({1927, 4031})
+_LOST = frozenset({"57P01", "57P02", "25P03", 1927, 4031})
 
 
 def text(length: int) -> sa.types.TypeEngine[str]:
@@ -102,20 +100,17 @@ def migration_lock(engine: sa.Engine) -> Iterator[None]:
 
 def was_undone(error: DBAPIError) -> bool:
     """Whether the server undid the transaction for a reason that may be gone the next time."""
-    code = _code(error)
-    return code in _AGAIN_POSTGRESQL or code in _AGAIN_MYSQL or str(error.orig) == "database is locked"
+    return bool(_codes(error) & _AGAIN)
 
 
 def was_cut(error: DBAPIError) -> bool:
     """Whether the connection was lost, so that nothing more is known of the transaction."""
-    code = _code(error)
-    return error.connection_invalidated or code in _LOST_POSTGRESQL or code in _LOST_MYSQL
+    return error.connection_invalidated or bool(_codes(error) & _LOST)
 
 
-def _code(error: DBAPIError) -> Any:
-    """SQLSTATE of PostgreSQL, error number of MySQL; None for SQLite."""
-    state = getattr(error.orig, "sqlstate", None)
-    return state if state is not None else next(iter(getattr(error.orig, "args", ())), None)
+def _codes(error: DBAPIError) -> set[Any]:
+    """SQLSTATE of PostgreSQL, error number of MySQL, text of SQLite (which has a number from Python 3.11 on only)."""
+    return {getattr(error.orig, "sqlstate", None), next(iter(getattr(error.orig, "args", ())), None)} - {None}
 
 
 def _prepare_sqlite(engine: sa.Engine) -> None:
