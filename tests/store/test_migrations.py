@@ -66,7 +66,7 @@ def test_migrate_makes_the_schema_once_and_says_so(ckeys: Callable[..., tuple[in
 
 
 def test_of_several_migrations_at_once_each_succeeds_and_one_does_the_work(url: str) -> None:
-    command = [Path(sys.executable).with_name("ckeys"), "migrate"]
+    command = [str(Path(sys.executable).with_name("ckeys")), "migrate"]
     environ = {**os.environ, "DATABASE_URL": url}
     started = [subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     said = [process.communicate(timeout=60)[0] for process in started]
