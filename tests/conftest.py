@@ -1,4 +1,4 @@
-"""A deployment per test: real SQLite, the official SDKs against the emulator, the handlers from functions/."""
+"""A deployment per test: a real database, the official SDKs against the emulator, the handlers from functions/."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 from ckeys.deployment import Deployment
 from tencent_emulator.pytest_plugin import TestClock
+from tests.databases import Servers, running
 
 GATEWAY = "/v1/gateways/default"
 
@@ -96,16 +97,44 @@ class Api:
         return report
 
 
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    """PostgreSQL and MariaDB, each started when a test first needs it."""
+    yield running
+    running.close()
+
+
 @pytest.fixture
-def make_deployment(tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
+def database() -> str:
+    """The kind of database that deployments use; folders whose tests hold for all three override it."""
+    return "sqlite"
+
+
+@pytest.fixture
+def database_urls(database: str, servers: Servers, tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    """Gives the URL of an empty, migrated or new, database for any name; the same one for the same name."""
+    if database == "sqlite":
+        yield lambda name: f"sqlite:///{tmp_path / name}.db"
+    else:
+        with servers[database].databases() as lend:
+            yield lend
+
+
+@pytest.fixture
+def make_deployment(
+    tmp_path: Path, database: str, database_urls: Callable[[str], str]
+) -> Iterator[Callable[..., Deployment]]:
     """Starts deployments with chosen settings; they are closed again in reverse order."""
     open_ones: list[Deployment] = []
 
     def make(home: Path | None = None, *, durable: bool = False, **settings: str) -> Deployment:
+        place = home or tmp_path / f"home{len(open_ones)}"
+        if database != "sqlite":  # SQLite's file lies in the home folder, as it does in a local run
+            settings = {"DATABASE_URL": database_urls(str(place)), **settings}
         rates = {"SSM_REQUESTS_PER_SECOND": "10000", "AUTH_FAILURES_PER_MINUTE": "1000000"}
         rates |= {"REVEALS_PER_MINUTE": "100000", "REVEALS_PER_DAY": "100000"}
         environ = {**os.environ, "SNAPSHOT_POLL_SECONDS": "0", **rates, **settings}
-        deployment = Deployment(home or tmp_path / f"home{len(open_ones)}", durable=durable, environ=environ)
+        deployment = Deployment(place, durable=durable, environ=environ)
         open_ones.append(deployment)
         return deployment
 

@@ -8,23 +8,35 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
-from consumer_keys.store.database import schema_revision
-from consumer_keys.store.dialect import make_engine
+from consumer_keys.store.database import SchemaMismatch, mismatch, schema_revision
+from consumer_keys.store.dialect import MIGRATION_SECONDS, make_engine, migration_lock
 from consumer_keys.store.schema import SCHEMA_REVISION
 
 
 def migrate(url: str) -> tuple[str | None, str]:
-    """Brings a database to this code's schema; returns the schema before and after. Repeating it changes nothing."""
-    engine = make_engine(url)
+    """Brings a database to this code's schema; returns the schema before and after. Repeating it changes nothing.
+
+    Of several at once the first one does the work while the others wait. Raises SchemaMismatch when the database was
+    made by newer code.
+    """
+    engine = make_engine(url, patience=MIGRATION_SECONDS)
     try:
-        with engine.connect() as connection:
-            before = schema_revision(connection)
+        before = _schema(engine)
+        if before is not None and before > SCHEMA_REVISION:
+            raise SchemaMismatch(mismatch(before))
         if before != SCHEMA_REVISION:
-            with engine.connect() as connection:
-                command.upgrade(_config(connection), SCHEMA_REVISION)
+            with migration_lock(engine):
+                before = _schema(engine)
+                with engine.connect() as connection:
+                    command.upgrade(_config(connection), SCHEMA_REVISION)
     finally:
         engine.dispose()
     return before, SCHEMA_REVISION
+
+
+def _schema(engine: sa.Engine) -> str | None:
+    with engine.connect() as connection:
+        return schema_revision(connection)
 
 
 def _config(connection: sa.Connection) -> Config:

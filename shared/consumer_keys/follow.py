@@ -230,7 +230,7 @@ class Follower:
     def _settle(self, db: Change, moves: list[_Move]) -> int | None:
         """Writes what the keys accept now: how many contents are new. None when all of it had been done before."""
         now, taken = self._app.now_ms(), 0
-        if any(db.operator_by_digest(move.token) is not None for move in moves):
+        if any(db.operator_by_digest(move.token, now) is not None for move in moves):
             raise Problem("ValueInUse")  # a secret that opens the management must never open the gateway
         # As they are now, under the lock; one may have been deleted meanwhile, or settled together with another.
         found = [(db.kms_key(move.key.key_id), move.digest) for move in moves]

@@ -113,8 +113,21 @@ def update(app: Services, caller: Caller, gateway_id: str, key_id: str, given: U
 
 
 def set_status(app: Services, caller: Caller, gateway_id: str, key_id: str, status: str) -> Key:
-    """Enables or disables. Repeating it is no error and no change."""
-    return _change(app, caller, f"key.{status.lower()}", gateway_id, key_id, {"status": status})
+    """Enables or disables. Repeating it is no error and no change.
+
+    A disable wins over an enable that is under way at the same time: whoever enables a key has not seen that somebody
+    disables it, and gets RevisionMismatch.
+    """
+    action = f"key.{status.lower()}"
+    if status != "Enable":
+        return _change(app, caller, action, gateway_id, key_id, {"status": status})
+    seen = get(app, gateway_id, key_id).revision
+
+    def check(db: Change, key: Key) -> None:
+        if key.status == "Disable" and key.revision > seen and db.was_disabled(gateway_id, key_id, seen):
+            db.refuse_revision(key.revision, "The key was disabled while this request was under way.")
+
+    return _change(app, caller, action, gateway_id, key_id, {"status": status}, check)
 
 
 def bind(app: Services, caller: Caller, gateway_id: str, key_id: str, given: BindConsumer) -> Key:

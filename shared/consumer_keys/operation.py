@@ -57,6 +57,7 @@ def serve(operation: Operation, run: Callable[[Any, Any, Call], Reply], event: A
             caller = app.authenticate(operation.function, request, params.get("gateway_id"))
             return run(app, caller, Call(request, params, read_input(operation, request, params)))
         except Replayed as replay:
+            app.publish_pending()  # the first attempt may have ended between its commit and its publication
             return Reply(operation.status, replay.body, {"Idempotency-Replayed": "true"})
         except Problem as problem:
             actor = problem.actor if caller is None else caller.actor

@@ -89,6 +89,12 @@ class Services:
         """Publishes what was committed as this revision, unless somebody has; a failure is only logged."""
         quietly(self.publisher, revision, lambda error: log.emit_exception("publish_failed", error))
 
+    def publish_pending(self) -> None:
+        """Publishes what was committed and not published yet, best effort."""
+        state = self.store.snapshot(lambda db: db.published())
+        if state.published_revision < state.revision:
+            self.publish_after(state.revision)
+
     def close(self) -> None:
         """Closes every connection."""
         self.store.engine.dispose()

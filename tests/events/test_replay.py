@@ -8,19 +8,20 @@ from __future__ import annotations
 import json
 import os
 import re
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import sqlalchemy as sa
 
 from ckeys import samples
 from ckeys.deployment import ROOT, Deployment
 from ckeys.events import Event, read_event
 from ckeys.template import load_template
 from consumer_keys.errors import CODES
+from tests.databases import Rows, restore, rows_of
 
 EVENTS = ROOT / "events"
 FILES = sorted(EVENTS.glob("*/*.json"))
@@ -53,8 +54,8 @@ class Sample(NamedTuple):
 
     deployment: Deployment
     values: dict[str, str]
-    database: Path
-    backup: Path
+    engine: sa.Engine
+    rows: Rows
 
 
 def named(path: Path) -> Named:
@@ -64,67 +65,64 @@ def named(path: Path) -> Named:
     return Named(path, path.parent.name, int(match["status"]), match["shape"], match["code"], match["case"])
 
 
-def dump(database: Path) -> dict[str, list[Any]]:
-    """Every row of every table."""
-    with closing(sqlite3.connect(database)) as connection:
-        tables = [row[0] for row in connection.execute("select name from sqlite_master where type = 'table'")]
-        return {table: sorted(connection.execute(f'select * from "{table}"'), key=repr) for table in tables}
+@contextmanager
+def seeded_deployment(home: Path, **settings: str) -> Iterator[Sample]:
+    """One deployment for many files; `undone` puts its database back after an event that changed it."""
+    settings |= {"SNAPSHOT_POLL_SECONDS": "0", "SSM_REQUESTS_PER_SECOND": "10000", "GATEWAYS": samples.GATEWAYS}
+    with Deployment(home, durable=False, environ={**os.environ, **settings}) as deployment:
+        values = samples.seed(deployment)
+        engine = deployment.services.store.engine
+        yield Sample(deployment, values, engine, rows_of(engine))
 
 
-def copy(source: Path, target: Path) -> None:
-    """The content of one database over another one, which may be open."""
-    with closing(sqlite3.connect(source)) as before, closing(sqlite3.connect(target)) as after:
-        before.backup(after)
+@contextmanager
+def undone(seeded: Sample) -> Iterator[Rows]:
+    """What the event changes is put back, and validation sees the former keys again."""
+    before = rows_of(seeded.engine)
+    yield before
+    if rows_of(seeded.engine) != before:
+        restore(seeded.engine, seeded.rows)
+        seeded.deployment.services.publisher.publish(heartbeat=True)
 
 
 @pytest.fixture(scope="module")
 def seeded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sample]:
-    """One deployment for all files; `sample` puts its database back after an event that changed it."""
-    home = tmp_path_factory.mktemp("samples")
-    settings = {"SNAPSHOT_POLL_SECONDS": "0", "SSM_REQUESTS_PER_SECOND": "10000", "GATEWAYS": samples.GATEWAYS}
-    with Deployment(home, durable=False, environ={**os.environ, **settings}) as deployment:
-        values = samples.seed(deployment)
-        database = Path(deployment.environment["DATABASE_URL"].removeprefix("sqlite:///"))
-        copy(database, home / "backup.db")
-        yield Sample(deployment, values, database, home / "backup.db")
-
-
-@pytest.fixture
-def sample(seeded: Sample) -> Iterator[Sample]:
-    """The seeded deployment; what the event changes is undone, and validation sees the former keys again."""
-    before = dump(seeded.database)
-    yield seeded
-    if dump(seeded.database) != before:
-        copy(seeded.backup, seeded.database)
-        seeded.deployment.services.publisher.publish(heartbeat=True)
+    """One deployment on SQLite for all files."""
+    with seeded_deployment(tmp_path_factory.mktemp("samples")) as sample:
+        yield sample
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_an_event_gives_what_its_name_says(path: Path, sample: Sample, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_event_gives_what_its_name_says(path: Path, seeded: Sample, capsys: pytest.CaptureFixture[str]) -> None:
+    replay(path, seeded, capsys)
+
+
+def replay(path: Path, sample: Sample, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sends an event; the answer, what was logged and what was changed must be as the file's name says."""
     expected = named(path)
     event = samples.fill(read_event(path), sample.values)
-    before = dump(sample.database)
-    capsys.readouterr()
-    answer = sample.deployment.call(expected.function, event)
-    logged = capsys.readouterr().out
-    body, text = read_answer(expected, answer)
-    if expected.code is None:
-        assert not is_problem(body), body
-    else:
-        check_problem(expected, body)
-        after = dump(sample.database)
-        denied = expected.function == "reveal_key" and expected.code in DENIALS
-        assert len(after["audit"]) == len(before["audit"]) + denied
-        untouched = [table for table in UNTOUCHED if not (denied and table == "audit")]
-        assert {table: after[table] for table in untouched} == {table: before[table] for table in untouched}
-        assert revision(after) == revision(before)
-    asked, secrets = asked_for(expected, body), secrets_of(sample.values) | sent_values(event)
-    assert not leaked(text, secrets - asked, asked)
-    assert not leaked(logged, secrets | asked, set())
-    assert "Traceback" not in text + logged
-    assert "InternalError" not in logged
-    if expected.function == "validate_key" and body is not None and expected.code is None:
-        assert body["valid"] is ("refused" not in expected.case), body
+    with undone(sample) as before:
+        capsys.readouterr()
+        answer = sample.deployment.call(expected.function, event)
+        logged = capsys.readouterr().out
+        body, text = read_answer(expected, answer)
+        if expected.code is None:
+            assert not is_problem(body), body
+        else:
+            check_problem(expected, body)
+            after = rows_of(sample.engine)
+            denied = expected.function == "reveal_key" and expected.code in DENIALS
+            assert len(after["audit"]) == len(before["audit"]) + denied
+            untouched = [table for table in UNTOUCHED if not (denied and table == "audit")]
+            assert {table: after[table] for table in untouched} == {table: before[table] for table in untouched}
+            assert after["deployment"][0]["revision"] == before["deployment"][0]["revision"]
+        asked, secrets = asked_for(expected, body), secrets_of(sample.values) | sent_values(event)
+        assert not leaked(text, secrets - asked, asked)
+        assert not leaked(logged, secrets | asked, set())
+        assert "Traceback" not in text + logged
+        assert "InternalError" not in logged
+        if expected.function == "validate_key" and body is not None and expected.code is None:
+            assert body["valid"] is ("refused" not in expected.case), body
 
 
 def read_answer(expected: Named, answer: Any) -> tuple[Any, str]:
@@ -194,10 +192,6 @@ def leaked(text: str, secrets: set[str], asked: set[str]) -> list[str]:
     return [secret for secret in secrets if secret in text] + sorted(set(SYSTEM_VALUE.findall(text)) - asked)
 
 
-def revision(rows: dict[str, list[Any]]) -> Any:
-    return [row[:2] for row in rows["deployment"]]
-
-
 def of(function: str) -> list[Named]:
     return [named(path) for path in FILES if path.parent.name == function]
 
@@ -261,6 +255,6 @@ def test_an_unknown_placeholder_is_named() -> None:
         samples.fill({"body": "${key.sytem}"}, {"key.system": "secret-1"})
 
 
-def test_seeding_twice_is_refused(sample: Sample) -> None:
-    with pytest.raises(samples.SampleError, match=r"create_consumer says NameInUse\.$"):
-        samples.seed(sample.deployment)
+def test_seeding_twice_is_refused(seeded: Sample) -> None:
+    with undone(seeded), pytest.raises(samples.SampleError, match=r"create_consumer says NameInUse\.$"):
+        samples.seed(seeded.deployment)

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from ckeys.deployment import BUCKET, Deployment
 from tests.conftest import Answer, Api
+from tests.databases import server_of
 
 POINTER = "consumer-keys/current.json"
 STRONG = "kT7vQ2xM"  # eight characters without any pattern
@@ -50,17 +51,26 @@ def nothing_changes(deployment: Deployment) -> Iterator[None]:
 @contextmanager
 def database_down(deployment: Deployment) -> Iterator[None]:
     """No connection to the database while the block runs."""
-    path = Path(str(deployment.services.store.engine.url.database))
-    aside = path.with_suffix(".aside")
-    deployment.services.store.engine.dispose()
-    path.rename(aside)
-    path.mkdir()
+    engine = deployment.services.store.engine
+    name = str(engine.url.database)
+    engine.dispose()
+    if engine.dialect.name == "sqlite":
+        path = Path(name)
+        aside = path.with_suffix(".aside")
+        path.rename(aside)
+        path.mkdir()
+    else:
+        server = server_of(engine)
+        server.admit(name, allowed=False)
     try:
         yield
     finally:
-        deployment.services.store.engine.dispose()
-        path.rmdir()
-        aside.rename(path)
+        engine.dispose()
+        if engine.dialect.name == "sqlite":
+            path.rmdir()
+            aside.rename(path)
+        else:
+            server.admit(name, allowed=True)
 
 
 def as_operator(api: Api, role: str, gateways: tuple[str, ...] | None = None, name: str = "") -> Api:

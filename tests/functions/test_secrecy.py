@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import sqlite3
 import zlib
 from base64 import b64decode, b64encode, urlsafe_b64encode
 from collections.abc import Callable, Collection, Iterator
@@ -18,6 +17,7 @@ import pytest
 from ckeys.deployment import Deployment
 from tencent_emulator.pytest_plugin import TestClock
 from tests.conftest import Answer, Api
+from tests.databases import rows_of
 from tests.functions.helpers import as_operator, change_content, database_down, kms_key, objects, sql, ssm
 
 CUSTOM = "Zq7+canary/9Xw=~Lk3.vT-2_pB8dF5gH"
@@ -177,7 +177,7 @@ def use_everything(api: Recorder, clock: TestClock) -> dict[str, bytes]:
         manage()
         present()
         api.tick()
-    sql(api.deployment, "UPDATE key_values SET sealed = X'00' WHERE key_id = :id", id=custom["key_id"])
+    sql(api.deployment, "UPDATE key_values SET sealed = :bad WHERE key_id = :id", bad=b"\0", id=custom["key_id"])
     manage()
     return secrets
 
@@ -188,8 +188,9 @@ def kept(make_deployment: Callable[..., Deployment], tmp_path: Path) -> Deployme
 
 
 def test_no_secret_is_written_anywhere_in_any_encoding(
-    kept: Deployment, clock: TestClock, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
+    kept: Deployment, database: str, clock: TestClock, capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
     api = Recorder(kept, kept.operator[1])
     secrets = use_everything(api, clock)
     root = kept.cloud.call("ssm", "GetSecretValue", SecretName="consumer-keys-root", VersionId="v1")
@@ -199,15 +200,17 @@ def test_no_secret_is_written_anywhere_in_any_encoding(
     output = capfd.readouterr()
     places = {f"home/{name}": data for name, data in files(kept.home).items()}
     # WAL and database as they lie on the disk, and once more as rows: nothing hides in an overflow page.
-    rows = sqlite3.connect(kept.home / "consumer-keys.db")
-    places["rows"] = "\n".join(rows.iterdump()).encode()
-    rows.close()
+    for table, rows in rows_of(kept.services.store.engine).items():
+        for row in rows:
+            columns = [value if isinstance(value, bytes) else str(value).encode() for value in row.values()]
+            places[f"rows of {table}"] = places.get(f"rows of {table}", b"") + b"\n".join(columns) + b"\n"
     places |= {f"bucket/{name}": data for name, data in objects(kept).items()}
     places |= {"stdout": output.out.encode(), "stderr": output.err.encode(), "logging": caplog.text.encode()}
     places["answers"] = "\n".join(map(repr, api.kept)).encode()
     places["answers as json"] = json.dumps(api.kept).encode()
     assert len(output.out) > 10_000
-    assert any(name.endswith("-wal") for name in places)
+    assert places.keys() >= {"rows of consumer_keys", "rows of key_values", "rows of audit", "rows of idempotency"}
+    assert database != "sqlite" or any(name.endswith("-wal") for name in places)
     assert any(name.endswith(".lmdb") for name in places)
     assert any(name.startswith("home/cloud/") for name in places)
     by_design = {("operator local", "home/operator.json")}
@@ -244,12 +247,15 @@ def test_the_sweep_finds_a_planted_secret_in_every_encoding(secret: bytes, befor
     assert sweep({"clean": b"nothing to see", "noise": GZIP * 3}, {"secret": secret}) == []
 
 
-def test_the_sweep_finds_a_secret_planted_in_the_home_folder_and_in_the_bucket(kept: Deployment) -> None:
+def test_the_sweep_finds_a_secret_planted_in_the_home_folder_and_in_the_database(
+    kept: Deployment, database: str
+) -> None:
     (kept.home / "validator").mkdir(exist_ok=True)
     (kept.home / "validator" / "leak.bin").write_bytes(gzip.compress(CUSTOM.encode()))
     sql(kept, "INSERT INTO idempotency VALUES ('a', 'k', 'f', :body, 0)", body=b64encode(CUSTOM.encode()).decode())
-    hits = sweep(files(kept.home), {"custom": CUSTOM.encode()})
-    assert {hit.rpartition(": ")[2] for hit in hits} >= {"validator/leak.bin", "consumer-keys.db-wal"}
+    places = files(kept.home) | {"rows": repr(rows_of(kept.services.store.engine)).encode()}
+    found = {hit.rpartition(": ")[2] for hit in sweep(places, {"custom": CUSTOM.encode()})}
+    assert found >= {"validator/leak.bin", "rows", *(["consumer-keys.db-wal"] if database == "sqlite" else [])}
 
 
 def test_an_operators_own_words_in_errors_are_not_repeated(api: Api) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import sqlalchemy as sa
 
@@ -98,7 +98,12 @@ class Change(Reads):
     def check_revision(self, current: int) -> None:
         """If-Match (RFC 9110 section 13.1.1). Raises RevisionMismatch with the current revision."""
         if self.caller.revisions is not None and current not in self.caller.revisions:
-            raise Problem("RevisionMismatch", f"The current revision is {current}.", headers={"ETag": f'"{current}"'})
+            self.refuse_revision(current, "")
+
+    def refuse_revision(self, current: int, reason: str) -> NoReturn:
+        """Raises RevisionMismatch with the current revision."""
+        detail = f"{reason} The current revision is {current}.".strip()
+        raise Problem("RevisionMismatch", detail, headers={"ETag": f'"{current}"'})
 
     def insert_key(self, values: dict[str, Any]) -> None:
         """A new key, without its values."""

@@ -166,7 +166,7 @@ class Database:
             return
         found = schema_revision(connection)
         if found != SCHEMA_REVISION:
-            raise SchemaMismatch(_mismatch(found))
+            raise SchemaMismatch(mismatch(found))
         self._checked = True
 
 
@@ -177,7 +177,8 @@ def schema_revision(connection: sa.Connection) -> str | None:
     return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
 
 
-def _mismatch(found: str | None) -> str:
+def mismatch(found: str | None) -> str:
+    """What is wrong with a schema that is not this code's, and what to do about it."""
     if found is None:
         return f"the database has no schema, this code needs {SCHEMA_REVISION}; run `ckeys migrate`"
     if found < SCHEMA_REVISION:

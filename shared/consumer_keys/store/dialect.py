@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,13 +15,12 @@ from sqlalchemy.exc import DBAPIError
 # frozen or died without a word) is ended by the server, where it can, so that its locks do not hold up the others.
 LOCK_SECONDS, IDLE_SECONDS = 3, 15
 CONNECT_SECONDS, ANSWER_SECONDS = 5, 15
+MIGRATION_SECONDS = 600
 
 # The transaction was undone, and the same one may well succeed: deadlock, serialization failure, lock timeout.
-_AGAIN_POSTGRESQL = frozenset({"40001", "40P01", "55P03"})
-_AGAIN_MYSQL = frozenset({1020, 1205, 1213})
+_AGAIN = frozenset({"40001", "40P01", "55P03", 1020, 1205, 1213, "database is locked"})
 # An administrator or a timeout ended the session; not every driver counts these among the lost connections.
-_LOST_POSTGRESQL = frozenset({"57P01", "57P02", "25P03"})
-_LOST_MYSQL = frozenset({1927, 4031})
+_LOST = frozenset({"57P01", "57P02", "25P03", 1927, 4031})
 
 
 def text(length: int) -> sa.types.TypeEngine[str]:
@@ -39,13 +40,17 @@ def octets(length: int) -> sa.types.TypeEngine[bytes]:
     return sa.LargeBinary(length).with_variant(mysql.VARBINARY(length), "mysql", "mariadb")
 
 
-def make_engine(url: str) -> sa.Engine:
-    """An engine that keeps few connections, checks each before use, and never echoes parameters."""
+def make_engine(url: str, *, patience: int | None = None) -> sa.Engine:
+    """An engine that keeps few connections, checks each before use, and never echoes parameters.
+
+    `patience` (seconds) is for migrations, which may wait and work for long.
+    """
+    lock_seconds, answer_seconds = patience or LOCK_SECONDS, patience or ANSWER_SECONDS
     address = sa.make_url(url)
     options: dict[str, Any] = {"hide_parameters": True}
     if address.get_backend_name() == "sqlite":
         os.makedirs(os.path.dirname(os.path.abspath(address.database or "")), mode=0o700, exist_ok=True)
-        waits = {"timeout": LOCK_SECONDS, "check_same_thread": False}
+        waits = {"timeout": lock_seconds, "check_same_thread": False}
         engine = sa.create_engine(address, connect_args=waits, **options)
         _prepare_sqlite(engine)
         return engine
@@ -54,14 +59,14 @@ def make_engine(url: str) -> sa.Engine:
         options["connect_args"] = {
             "connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": ANSWER_SECONDS * 1000, "keepalives_idle": 10,
             "keepalives_interval": 5, "keepalives_count": 2,
-            "options": f"-c lock_timeout={LOCK_SECONDS}s -c idle_in_transaction_session_timeout={IDLE_SECONDS}s",
+            "options": f"-c lock_timeout={lock_seconds}s -c idle_in_transaction_session_timeout={IDLE_SECONDS}s",
         }  # fmt: skip
     else:
         address = address.set(drivername="mysql+pymysql").update_query_dict({"charset": "utf8mb4"})
         options["connect_args"] = {
-            "connect_timeout": CONNECT_SECONDS, "read_timeout": ANSWER_SECONDS, "write_timeout": ANSWER_SECONDS,
+            "connect_timeout": CONNECT_SECONDS, "read_timeout": answer_seconds, "write_timeout": answer_seconds,
             # What stands in the comment is for MariaDB alone.
-            "init_command": f"SET SESSION innodb_lock_wait_timeout={LOCK_SECONDS}"
+            "init_command": f"SET SESSION innodb_lock_wait_timeout={lock_seconds}"
             f" /*M! , SESSION idle_transaction_timeout={IDLE_SECONDS} */",
         }  # fmt: skip
     return sa.create_engine(address, pool_size=2, max_overflow=8, pool_pre_ping=True, pool_recycle=1800, **options)
@@ -75,22 +80,37 @@ def transaction_options(engine: sa.Engine, *, write: bool) -> dict[str, Any]:
     return {"isolation_level": "READ COMMITTED" if write else "REPEATABLE READ"}
 
 
+@contextmanager
+def migration_lock(engine: sa.Engine) -> Iterator[None]:
+    """Held by one migration at a time, however many are started; it ends with its connection."""
+    statement = {
+        "postgresql": "SELECT pg_advisory_lock(hashtext('consumer-keys-migration'))",
+        "mysql": f"SELECT GET_LOCK(CONCAT('ckeys-', MD5(DATABASE())), {MIGRATION_SECONDS // 2})",
+    }.get(engine.dialect.name)
+    if statement is None:  # SQLite's migrations run in one write transaction
+        yield
+        return
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.text(statement))
+        try:
+            yield
+        finally:
+            connection.invalidate()  # the session ends, and the lock with it
+
+
 def was_undone(error: DBAPIError) -> bool:
     """Whether the server undid the transaction for a reason that may be gone the next time."""
-    code = _code(error)
-    return code in _AGAIN_POSTGRESQL or code in _AGAIN_MYSQL or str(error.orig) == "database is locked"
+    return bool(_codes(error) & _AGAIN)
 
 
 def was_cut(error: DBAPIError) -> bool:
     """Whether the connection was lost, so that nothing more is known of the transaction."""
-    code = _code(error)
-    return error.connection_invalidated or code in _LOST_POSTGRESQL or code in _LOST_MYSQL
+    return error.connection_invalidated or bool(_codes(error) & _LOST)
 
 
-def _code(error: DBAPIError) -> Any:
-    """SQLSTATE of PostgreSQL, error number of MySQL; None for SQLite."""
-    state = getattr(error.orig, "sqlstate", None)
-    return state if state is not None else next(iter(getattr(error.orig, "args", ())), None)
+def _codes(error: DBAPIError) -> set[Any]:
+    """SQLSTATE of PostgreSQL, error number of MySQL, text of SQLite (which has a number from Python 3.11 on only)."""
+    return {getattr(error.orig, "sqlstate", None), next(iter(getattr(error.orig, "args", ())), None)} - {None}
 
 
 def _prepare_sqlite(engine: sa.Engine) -> None:

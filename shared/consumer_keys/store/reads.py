@@ -201,11 +201,20 @@ class Reads:
         return self.connection.execute(sa.select(deployment)).mappings().one()
 
     def has_change(self, caller: Caller, revision: int) -> bool:
-        """Whether this revision is a change that this caller's request made."""
+        """Whether this revision, one of the last thousand, is a change that this caller's request made."""
         query = sa.select(audit.c.revision).where(
-            audit.c.revision == revision, audit.c.actor == caller.actor, audit.c.request_id == caller.request_id
-        )
+            audit.c.sequence > self.status()["audit_sequence"] - 1000, audit.c.revision == revision,
+            audit.c.actor == caller.actor, audit.c.request_id == caller.request_id,
+        )  # fmt: skip
         return self.connection.execute(query).first() is not None
+
+    def was_disabled(self, gateway_id: str, key_id: str, after_revision: int) -> bool:
+        """Whether a key was disabled by a change after this revision."""
+        query = sa.select(audit.c.revision).where(
+            audit.c.gateway_id == gateway_id, audit.c.target == key_id, audit.c.action == "key.disable",
+            audit.c.revision > after_revision,
+        )  # fmt: skip
+        return self.connection.execute(query.limit(1)).first() is not None
 
     def replay(self, actor: str, idempotency_key: str, since_ms: int) -> tuple[str, str] | None:
         """(fingerprint, stored body) of an earlier request with this Idempotency-Key."""

@@ -1,0 +1,241 @@
+"""A writer is killed with SIGKILL, at every named point and at random moments; nothing acknowledged is ever lost.
+
+300 times on SQLite, 100 times on PostgreSQL, 50 times on MariaDB. After each kill: every acknowledged change is there,
+the one that was under way is there whole or not at all, every revision has its audit row; one tick later the snapshot
+holds what the database holds, and the audit chain is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ckeys.deployment import BUCKET, ROOT, Deployment
+from consumer_keys import audit
+from consumer_keys.failpoints import POINTS
+from consumer_keys.snapshot import decode_overlay, pack_consumer, pack_key
+from consumer_keys.snapshot_base import Base
+from tests.conftest import Api
+from tests.databases import rows_of
+from tests.functions.helpers import pointer, sql
+
+# A confirmation is asked for when the answer to a commit is lost: tests/store reaches it.
+KILLED_AT = sorted(point for point in POINTS if not point.startswith("confirmation."))
+BATCH = 50
+BATCHES = [("sqlite", number) for number in range(6)] + [("postgresql", 6), ("postgresql", 7), ("mariadb", 8)]
+
+
+class Writer:
+    """The process that runs writers and reports what they say."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.crashes.writer"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            cwd=ROOT, env={**os.environ, **environment},
+        )  # fmt: skip
+
+    def run(self, order: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+        """What a killed run had acknowledged, and the call that was under way."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps(order), file=self._process.stdin, flush=True)
+        done: list[dict[str, Any]] = []
+        under_way: dict[str, Any] | None = None
+        reached = None
+        for text in self._process.stdout:
+            line = json.loads(text)
+            assert "error" not in line, line
+            reached = line.get("at", reached)
+            if "ended" in line:
+                assert reached == order.get("point"), order
+                assert line["ended"] == signal.SIGKILL, order
+                return done, under_way
+            if "call" in line:
+                under_way = line
+            elif "done" in line:
+                done.append(line)
+                under_way = None
+        raise AssertionError("the writer ended")
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            assert stream is not None
+            stream.close()
+
+
+class Expected:
+    """What the database must hold, known from acknowledgements alone."""
+
+    def __init__(self, rows: dict[str, list[dict[str, Any]]]) -> None:
+        self.take_over(rows)
+
+    def take_over(self, rows: dict[str, list[dict[str, Any]]]) -> None:
+        """What is there is known from now on."""
+        self.keys = {row["key_id"]: row for row in rows["consumer_keys"]}
+        self.consumers = {row["consumer_id"]: row for row in rows["consumers"]}
+        self.revision: int = rows["deployment"][0]["revision"]
+        self.audit_rows = len(rows["audit"])
+
+    def check(
+        self, rows: dict[str, list[dict[str, Any]]], done: list[dict[str, Any]], under_way: dict[str, Any] | None
+    ) -> None:
+        """Every acknowledged change is there; the one under way is whole or absent; nothing else happened."""
+        keys, consumers = dict(self.keys), dict(self.consumers)
+        for line in done:
+            self._apply(keys, consumers, line)
+        now = {row["key_id"]: row for row in rows["consumer_keys"]}
+        there = {row["consumer_id"]: row for row in rows["consumers"]}
+        changed = {ident for ident in now.keys() | keys.keys() if self._differs(keys.get(ident), now.get(ident))}
+        changed |= there.keys() ^ consumers.keys()
+        assert len(changed) <= (under_way is not None), (changed, under_way)
+        if changed:
+            (ident,) = changed
+            assert under_way is not None
+            assert under_way.get("key_id") == ident or under_way["call"].startswith("create_"), under_way
+        self._check_whole(rows, now)
+
+    @staticmethod
+    def _differs(expected: dict[str, Any] | None, found: dict[str, Any] | None) -> bool:
+        if expected is None or found is None:
+            return expected is not found
+        names = ("name", "status", "consumer_id", "description")
+        return any(expected[name] != found[name] for name in names)
+
+    @staticmethod
+    def _apply(keys: dict[str, Any], consumers: dict[str, Any], line: dict[str, Any]) -> None:
+        answer = line.get("answer")
+        if line["done"] == "delete_key":
+            del keys[line["key_id"]]
+        elif line["done"] == "create_consumer":
+            assert answer is not None
+            consumers[answer["consumer_id"]] = answer
+        elif line["done"] != "tick":
+            assert answer is not None
+            bound = answer["consumer"] and answer["consumer"]["consumer_id"]
+            keys[answer["key_id"]] = {**answer, "consumer_id": bound}
+
+    def _check_whole(self, rows: dict[str, list[dict[str, Any]]], keys: dict[str, Any]) -> None:
+        """No change is half there: values, counter, revision and audit rows agree."""
+        state = rows["deployment"][0]
+        owners = [row["key_id"] for row in rows["key_values"]]
+        assert sorted(owners) == sorted(keys)  # these keys have one value each
+        assert state["entry_count"] == len(owners)
+        fresh = [row["revision"] for row in rows["audit"] if row["revision"] > self.revision]
+        assert sorted(fresh) == list(range(self.revision + 1, state["revision"] + 1))
+        assert len(rows["audit"]) == self.audit_rows + len(fresh)
+
+
+def orders(batch: int) -> Iterator[dict[str, Any]]:
+    """How each run of a batch is killed: at named points in turn, and as often at a random moment."""
+    chosen = random.Random(batch)
+    for number in range(BATCH):
+        order: dict[str, Any] = {"seed": batch * 1000 + number + 1}
+        if number % 2:
+            yield {**order, "after": 0.03 + chosen.random() * 0.25}
+        else:
+            point = KILLED_AT[(batch * BATCH + number) // 2 % len(KILLED_AT)]
+            yield {**order, "point": point, "visit": 1 if point.startswith(RARE) else chosen.randint(1, 3)}
+
+
+# What happens once in a run at most, and is made to happen by `prepare`.
+RARE = ("base.", "clean-up.", "deletion.")
+
+
+def prepare(deployment: Deployment, order: dict[str, Any]) -> None:
+    """A minute and a day go by: the leases of the dead run out, and publications become old."""
+    sql(deployment, "UPDATE leases SET expires_at = 0")
+    if order.get("point", "").startswith("base."):
+        sql(deployment, "UPDATE deployment SET base = NULL, published_revision = 0")
+    if order.get("point", "").startswith(RARE):
+        sql(deployment, "UPDATE publications SET created_at = 0")
+
+
+@pytest.mark.parametrize(("database", "batch"), BATCHES)
+def test_a_killed_writer_loses_nothing_and_leaves_nothing_half_done(
+    make_deployment: Callable[..., Deployment], database: str, batch: int, tmp_path: Path
+) -> None:
+    deployment = make_deployment()
+    api = Api(deployment, deployment.operator[1])
+    api.put_credential("cred", "content-Zq7x9Lk3")
+    api.create_key("followed", generation="KMS", credential={"name": "cred", "version": "v1"})
+    for _ in range(22):  # so many publications are kept whatever their age
+        api.tick()
+    engine = deployment.services.store.engine
+    expected = Expected(rows_of(engine))
+    writer = Writer(deployment.environment)
+    try:
+        for number, order in enumerate(orders(batch)):
+            prepare(deployment, order)
+            done, under_way = writer.run(order)
+            rows = rows_of(engine)
+            expected.check(rows, done, under_way)
+            expected.take_over(rows)
+            if number % 5 == 4:
+                recover(deployment, api, tmp_path)
+    finally:
+        writer.close()
+    recover(deployment, api, tmp_path)
+
+
+def recover(deployment: Deployment, api: Api, folder: Path) -> None:
+    """One tick after the leases of the dead have run out: the snapshot equals the database, the audit chain holds."""
+    sql(deployment, "UPDATE leases SET expires_at = 0")
+    report = api.tick()
+    assert report["publish_error"] is None, report
+    held, wanted = published(deployment, folder), stored(deployment)
+    assert held == wanted
+    assert audit.verify(deployment.services).fault is None
+
+
+def stored(deployment: Deployment) -> tuple[dict[bytes, bytes], dict[bytes, bytes], int]:
+    """What a snapshot of the database holds: keys, consumers, revision."""
+    return deployment.services.store.snapshot(
+        lambda db: (
+            {digest: pack_key(record) for digest, record in db.all_keys()},
+            {ident: pack_consumer(record) for ident, record in db.all_consumers()},
+            db.published().revision,
+        )
+    )
+
+
+def published(deployment: Deployment, folder: Path) -> tuple[dict[bytes, bytes], dict[bytes, bytes], int]:
+    """What the bucket's snapshot holds: the overlay over the base."""
+    manifest, cos = pointer(deployment), deployment.cloud.cos
+    prefix = deployment.services.settings.snapshot_prefix
+    path = folder / "base.lmdb"
+    path.write_bytes(cos.get_object(BUCKET, prefix + manifest["base"]["name"]))
+    base = Base(str(path))
+    content = dict(base._read.cursor())
+    base.close()
+    overlay_part = manifest["overlay"]
+    overlay = decode_overlay(cos.get_object(BUCKET, prefix + overlay_part["name"]), overlay_part["entries"])
+    for digest, key in overlay.keys.items():
+        content.pop(digest, None)
+        if key is not None:
+            content[digest] = pack_key(key)
+    for ident, consumer in overlay.consumers.items():
+        content.pop(ident, None)
+        if consumer is not None:
+            content[ident] = pack_consumer(consumer)
+    keys = {ref: value for ref, value in content.items() if len(ref) == 32}
+    return keys, {ref: value for ref, value in content.items() if len(ref) != 32}, manifest["revision"]
+
+
+def test_every_named_point_is_a_place_where_some_run_is_killed() -> None:
+    for kind in ("sqlite", "postgresql"):
+        chosen = {order.get("point") for name, batch in BATCHES if name == kind for order in orders(batch)}
+        assert chosen - {None} == set(KILLED_AT)
+    assert sum(BATCH for name, _ in BATCHES if name == "sqlite") >= 300
+    assert sum(BATCH for name, _ in BATCHES if name == "postgresql") >= 100
