@@ -37,7 +37,9 @@ RINGS: dict[str, set[str]] = {
         "web", "operation", "log", "config", "snapshot_cache", "snapshot_source", "snapshot_base",
         "http_reads",
     },
-    "use case": {"keys", "consumers", "operators", "publish", "sync", "follow", "status", "validate", "audit"},
+    "use case": {
+        "keys", "consumers", "groups", "operators", "publish", "sync", "follow", "status", "validate", "audit",
+    },
     "root": {"wiring", "validate_wiring", "embedded", "validate_server", "front_door"},
 }  # fmt: skip
 RING_OF = {module: ring for ring, modules in RINGS.items() for module in modules}

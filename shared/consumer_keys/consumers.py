@@ -59,35 +59,35 @@ def update(app: Services, caller: Caller, gateway_id: str, consumer_id: str, giv
     return app.change(caller, edit)
 
 
-def blockers(db: Reads, consumer_id: str) -> list[dict[str, Any]]:
-    """Everything that stands in the way of deleting a consumer: each key that is bound to it."""
-    return [
+def blockers(db: Reads, consumer: Consumer) -> list[dict[str, Any]]:
+    """Everything that stands in the way of deleting a consumer: each key that is bound to it, each group with it."""
+    keys = [
         {"code": "ConsumerHasKey", "resource": {"type": "key", "id": key_id, "name": name}}
-        for key_id, name in db.keys_of_consumer(consumer_id)
+        for key_id, name in db.keys_of_consumer(consumer.consumer_id)
     ]
+    groups = [
+        {"code": "ConsumerInGroup", "resource": {"type": "group", "id": group.group_id, "name": group.name}}
+        for group in consumer.groups
+    ]
+    return keys + groups
 
 
 def delete(app: Services, caller: Caller, gateway_id: str, consumer_id: str, *, dry_run: bool) -> dict[str, Any] | None:
-    """Deletes a consumer without keys; raises UnresolvedDependencies with every bound key.
+    """Deletes a consumer without keys and groups; raises UnresolvedDependencies with every one of them.
 
     A dry run changes nothing and returns {deletable, blockers}.
     """
     if dry_run:
-        found = app.store.read(lambda db: _existing_blockers(db, gateway_id, consumer_id))
+        found = app.store.read(lambda db: blockers(db, db.consumer(gateway_id, consumer_id)))
         return {"deletable": not found, "blockers": found}
 
     def remove(db: Change) -> None:
         consumer = db.consumer(gateway_id, consumer_id)
         db.check_revision(consumer.revision)
-        if found := blockers(db, consumer_id):
+        if found := blockers(db, consumer):
             raise Problem("UnresolvedDependencies", members={"blockers": found})
         db.delete_consumer(consumer_id)
         db.audit("consumer.delete", gateway_id, consumer_id, consumer)
 
     app.change(caller, remove)
     return None
-
-
-def _existing_blockers(db: Reads, gateway_id: str, consumer_id: str) -> list[dict[str, Any]]:
-    db.consumer(gateway_id, consumer_id)
-    return blockers(db, consumer_id)
