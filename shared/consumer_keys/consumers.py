@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from consumer_keys import keys
 from consumer_keys.errors import Problem
 from consumer_keys.keytext import new_id
-from consumer_keys.model import Caller, Consumer, CreateConsumer, ListConsumers, UpdateConsumer
+from consumer_keys.model import Caller, Consumer, CreateConsumer, CreateKey, ListConsumers, UpdateConsumer
 from consumer_keys.paging import list_page
 
 if TYPE_CHECKING:
@@ -16,18 +17,32 @@ if TYPE_CHECKING:
     from consumer_keys.wiring import Services
 
 
-def create(app: Services, caller: Caller, gateway_id: str, given: CreateConsumer) -> Consumer:
-    """A new consumer. Raises NameInUse."""
-    consumer_id = new_id("consumer", os.urandom)
+def create(
+    app: Services, caller: Caller, gateway_id: str, given: CreateConsumer, key: CreateKey | str | None = None
+) -> Consumer:
+    """A new consumer, with a new key or the key of this id bound to it: both or none.
 
-    def insert(db: Change) -> Consumer:
+    Raises NameInUse, also for the key's name; KeyNotFound, and AlreadyBound for a key of somebody else.
+    """
+    app.store.raise_if_replayed(caller, app.now_ms())
+    consumer_id = new_id("consumer", os.urandom)
+    new = keys.prepare(app, gateway_id, key) if isinstance(key, CreateKey) else None
+
+    def work(db: Change) -> Consumer:
         db.insert_consumer({"consumer_id": consumer_id, "gateway_id": gateway_id, **given.model_dump()})
+        db.audit("consumer.create", gateway_id, consumer_id, None, db.consumer(gateway_id, consumer_id))
+        if new is not None and isinstance(key, CreateKey):
+            keys.insert(db, gateway_id, key, new, consumer_id=consumer_id, creation_source="AutoWithConsumer")
+        elif isinstance(key, str):
+            before = db.key(gateway_id, key)
+            keys.check_bindable(before, consumer_id)
+            db.update_key(key, consumer_id=consumer_id)
+            db.audit("key.bind", gateway_id, key, before, db.key(gateway_id, key))
         consumer = db.consumer(gateway_id, consumer_id)
-        db.audit("consumer.create", gateway_id, consumer_id, None, consumer)
         db.remember(consumer.model_dump(mode="json"))
         return consumer
 
-    return app.change(caller, insert)
+    return app.change(caller, work)
 
 
 def get(app: Services, gateway_id: str, consumer_id: str) -> Consumer:
@@ -61,7 +76,7 @@ def update(app: Services, caller: Caller, gateway_id: str, consumer_id: str, giv
 
 def blockers(db: Reads, consumer: Consumer) -> list[dict[str, Any]]:
     """Everything that stands in the way of deleting a consumer: each key that is bound to it, each group with it."""
-    keys = [
+    bound = [
         {"code": "ConsumerHasKey", "resource": {"type": "key", "id": key_id, "name": name}}
         for key_id, name in db.keys_of_consumer(consumer.consumer_id)
     ]
@@ -69,7 +84,7 @@ def blockers(db: Reads, consumer: Consumer) -> list[dict[str, Any]]:
         {"code": "ConsumerInGroup", "resource": {"type": "group", "id": group.group_id, "name": group.name}}
         for group in consumer.groups
     ]
-    return keys + groups
+    return bound + groups
 
 
 def delete(app: Services, caller: Caller, gateway_id: str, consumer_id: str, *, dry_run: bool) -> dict[str, Any] | None:
