@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -388,6 +389,18 @@ def test_groups_that_are_authorised_on_a_resource_are_kept_and_their_consumers_f
     for _ in range(2):
         cloud("RemoveConsumerGroupAuth", **on)
     cloud("DeleteConsumerGroup", ConsumerGroupId=group)
+
+
+def test_times_are_those_of_beijing_without_a_zone(clock: TestClock, cloud: Cloud, api: Api) -> None:
+    key = cloud.key()
+    clock.shift(3600)
+    cloud.at += 3600
+    cloud("ModifySecretKey", SecretKeyId=key, Name="later")
+    shown, ours = cloud("DescribeSecretKey", SecretKeyId=key), api("get_key", "GET", f"/keys/{key}").body
+    for name, text in (("CreateTime", ours["created_at"]), ("ModifyTime", ours["modified_at"])):
+        moment = datetime.strptime(shown[name] + "+0800", "%Y-%m-%d %H:%M:%S%z")
+        assert moment == datetime.strptime(text[:19] + "+0000", "%Y-%m-%dT%H:%M:%S%z")
+    assert shown["CreateTime"] < shown["ModifyTime"]
 
 
 def test_a_consumer_that_was_disabled_by_rest_says_so(cloud: Cloud, api: Api) -> None:

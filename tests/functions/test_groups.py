@@ -93,7 +93,7 @@ def test_a_groups_new_name_reaches_the_gateway(api: Api) -> None:
 def test_groups_survive_a_new_base(api: Api) -> None:
     value, consumer = bound(api, "app")
     stopped, member = bound(api, "stopped")
-    api.create_group("team", consumer, member)
+    team = api.create_group("team", consumer, member)
     edit(api, api.create_group("off", member), status="Disable")
     for number in range(110):
         api.create_consumer(f"more-{number}")
@@ -103,6 +103,11 @@ def test_groups_survive_a_new_base(api: Api) -> None:
     assert pointer(api.deployment)["overlay"]["entries"] == 0
     assert api.validate(value).headers["X-Consumer-Groups"] == "team"
     assert code_of(api, stopped) == "GroupDisabled"
+    # Every later change reaches the members, although nothing of them is in the overlay any more.
+    edit(api, team, name="crew")
+    assert api.validate(value).headers["X-Consumer-Groups"] == "crew"
+    edit(api, team, status="Disable")
+    assert code_of(api, value) == "GroupDisabled"
 
 
 def test_a_consumer_shows_its_groups_and_lists_are_filtered_by_group(api: Api) -> None:
