@@ -14,7 +14,10 @@ from consumer_keys.embedded import Embedded
 from consumer_keys.errors import Problem
 from consumer_keys.validate_wiring import identity_headers
 
-UNTRUSTED = ("HTTP_AUTHORIZATION", "HTTP_X_CONSUMER_ID", "HTTP_X_CONSUMER_NAME", "HTTP_X_KEY_ID", "HTTP_X_KEY_NAME")
+UNTRUSTED = (
+    "HTTP_AUTHORIZATION", "HTTP_X_CONSUMER_ID", "HTTP_X_CONSUMER_NAME", "HTTP_X_CONSUMER_GROUPS", "HTTP_X_KEY_ID",
+    "HTTP_X_KEY_NAME",
+)  # fmt: skip
 
 
 class KeyRequired:

@@ -63,6 +63,16 @@ class Api:
         created: dict[str, Any] = answer.body
         return created
 
+    def create_group(self, name: str = "group", *members: dict[str, Any]) -> dict[str, Any]:
+        """A new group with these consumers in it."""
+        answer = self("create_group", "POST", "/groups", {"name": name})
+        assert answer.status == 201, answer.body
+        created: dict[str, Any] = answer.body
+        for consumer in members:
+            path = f"/groups/{created['group_id']}/consumers/{consumer['consumer_id']}"
+            assert self("add_to_group", "PUT", path).status == 200
+        return created
+
     def bind(self, key: dict[str, Any], consumer: dict[str, Any]) -> None:
         """Binds a key to a consumer."""
         body = {"consumer_id": consumer["consumer_id"]}

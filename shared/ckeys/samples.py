@@ -36,8 +36,14 @@ PLACEHOLDERS: dict[str, str] = {
     "consumer.busy": "id of a consumer with keys",
     "consumer.free": "id of a consumer without keys; made with the Idempotency-Key `sample-consumer`",
     "consumer.disabled": "id of a disabled consumer, with a key bound to it",
+    "consumer.paused": "id of an enabled consumer in `group.disabled`, with a key bound to it",
     "consumer.other": "id of a consumer of the gateway `other`",
     "consumer.unknown": "an id that no consumer has",
+    "group.busy": "id of an enabled group, with `consumer.busy` in it",
+    "group.free": "id of an enabled group without consumers",
+    "group.disabled": "id of a disabled group, with a consumer in it",
+    "group.other": "id of an empty group of the gateway `other`",
+    "group.unknown": "an id that no group has",
     "key.system": "id of an enabled System key, bound to `consumer.busy`",
     "key.custom": "id of an enabled Custom key, bound to `consumer.busy`",
     "key.kms": "id of an enabled KMS key with the credential `credential.used`, bound to `consumer.busy`",
@@ -52,6 +58,7 @@ PLACEHOLDERS: dict[str, str] = {
     "value.disabled": "value of `key.disabled`",
     "value.unbound": "value of `key.unbound`",
     "value.stopped": "value of an enabled key that is bound to `consumer.disabled`",
+    "value.paused": "value of an enabled key whose consumer is in `group.disabled`",
     "value.other": "value of `key.other`",
     "value.unknown": "a usable value that no key has, the content of `credential.name`",
     "credential.name": "name of a credential that a new key can refer to; every version here is `v1`",
@@ -106,10 +113,12 @@ def seed(deployment: Deployment) -> dict[str, str]:
         "operator.admin": deployment.operator[1],
         "operator.unknown": operator_admin.new_pair()[1],
         "consumer.unknown": new_id("consumer", os.urandom),
+        "group.unknown": new_id("cg", os.urandom),
         "key.unknown": new_id("secret", os.urandom),
         "value.unknown": _fresh(),
     }
     values |= _consumers(deployment)
+    values |= _groups(deployment, values)
     values |= _credentials(deployment, values["value.unknown"])
     values |= _keys(deployment, values)
     values |= _operators(deployment)
@@ -156,7 +165,24 @@ def _consumers(deployment: Deployment) -> dict[str, str]:
         "consumer.busy": make(HOME, "chat-app"),
         "consumer.free": str(free["consumer_id"]),
         "consumer.disabled": make(HOME, "former-app", "Disable"),
+        "consumer.paused": make(HOME, "paused-app"),
         "consumer.other": make(OTHER, "partner-app"),
+    }
+
+
+def _groups(deployment: Deployment, values: dict[str, str]) -> dict[str, str]:
+    def make(gateway_id: str, name: str, consumer_id: str | None = None, status: str = "Enable") -> str:
+        made = _call(deployment, "create_group", gateway_id=gateway_id, name=name, status=status)
+        if consumer_id is not None:
+            member = {"group_id": made["group_id"], "consumer_id": consumer_id}
+            _call(deployment, "add_to_group", gateway_id=gateway_id, **member)
+        return str(made["group_id"])
+
+    return {
+        "group.busy": make(HOME, "production", values["consumer.busy"]),
+        "group.free": make(HOME, "trials"),
+        "group.disabled": make(HOME, "paused", values["consumer.paused"], "Disable"),
+        "group.other": make(OTHER, "partners"),
     }
 
 
@@ -213,7 +239,9 @@ def _keys(deployment: Deployment, values: dict[str, str]) -> dict[str, str]:
     make("unbound", None, name="spare-key")
     make("stopped", "disabled", name="former-key")
     make("other", "other", name="partner-key", gateway_id=OTHER, generation="Custom", value=other)
-    del found["key.stopped"]  # only its value is of use
+    make("paused", "paused", name="paused-key")
+    for kind in ("stopped", "paused"):
+        del found[f"key.{kind}"]  # only its value is of use
     idle = _repeatable(deployment, "create_key", "keys", "sample-key", REPEATABLE_KEY)
     return found | {"key.idle": str(idle["key_id"])}
 

@@ -270,7 +270,8 @@ def _route(where: str, function: str, properties: Mapping[str, Any]) -> Route:
     first, *parts = route.segments
     names = [part for part in parts if _PLACEHOLDER.fullmatch(part)]
     well_formed = all(_LITERAL.fullmatch(part) or _PLACEHOLDER.fullmatch(part) for part in parts)
-    if first or not parts or not well_formed or len(names) != len(set(names)) or _REST in parts[:-1]:
+    bad = first or not parts or not well_formed or len(names) != len(set(names)) or _REST in parts[:-1]
+    if bad and route.path != "/":
         raise TemplateError(f"{where} has a bad Path: {route.path}.")
     return route
 

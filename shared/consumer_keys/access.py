@@ -8,10 +8,14 @@ import hmac
 from consumer_keys.errors import Problem
 from consumer_keys.snapshot import OperatorRecord
 
-_READ = {"list_keys", "get_key", "list_consumers", "get_consumer", "get_status", "list_audit", "verify"}
+_READ = {
+    "list_keys", "get_key", "list_consumers", "get_consumer", "list_groups", "get_group", "get_status", "list_audit",
+    "verify",
+}  # fmt: skip
 _WRITE = {
     "create_key", "update_key", "enable_key", "disable_key", "delete_key", "bind_consumer", "unbind_consumer",
-    "create_consumer", "update_consumer", "delete_consumer",
+    "create_consumer", "update_consumer", "delete_consumer", "create_group", "update_group", "delete_group",
+    "add_to_group", "remove_from_group",
 }  # fmt: skip
 # Role -> functions; a function that is not named here may be called by nobody.
 ROLES: dict[str, frozenset[str]] = {

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from consumer_keys import keys
 from consumer_keys.errors import Problem
 from consumer_keys.keytext import new_id
-from consumer_keys.model import Caller, Consumer, CreateConsumer, ListConsumers, UpdateConsumer
+from consumer_keys.model import Caller, Consumer, CreateConsumer, CreateKey, ListConsumers, UpdateConsumer
 from consumer_keys.paging import list_page
 
 if TYPE_CHECKING:
@@ -16,18 +17,32 @@ if TYPE_CHECKING:
     from consumer_keys.wiring import Services
 
 
-def create(app: Services, caller: Caller, gateway_id: str, given: CreateConsumer) -> Consumer:
-    """A new consumer. Raises NameInUse."""
-    consumer_id = new_id("consumer", os.urandom)
+def create(
+    app: Services, caller: Caller, gateway_id: str, given: CreateConsumer, key: CreateKey | str | None = None
+) -> Consumer:
+    """A new consumer, with a new key or the key of this id bound to it: both or none.
 
-    def insert(db: Change) -> Consumer:
+    Raises NameInUse, also for the key's name; KeyNotFound, and AlreadyBound for a key of somebody else.
+    """
+    app.store.raise_if_replayed(caller, app.now_ms())
+    consumer_id = new_id("consumer", os.urandom)
+    new = keys.prepare(app, gateway_id, key) if isinstance(key, CreateKey) else None
+
+    def work(db: Change) -> Consumer:
         db.insert_consumer({"consumer_id": consumer_id, "gateway_id": gateway_id, **given.model_dump()})
+        db.audit("consumer.create", gateway_id, consumer_id, None, db.consumer(gateway_id, consumer_id))
+        if new is not None and isinstance(key, CreateKey):
+            keys.insert(db, gateway_id, key, new, consumer_id=consumer_id, creation_source="AutoWithConsumer")
+        elif isinstance(key, str):
+            before = db.key(gateway_id, key)
+            keys.check_bindable(before, consumer_id)
+            db.update_key(key, consumer_id=consumer_id)
+            db.audit("key.bind", gateway_id, key, before, db.key(gateway_id, key))
         consumer = db.consumer(gateway_id, consumer_id)
-        db.audit("consumer.create", gateway_id, consumer_id, None, consumer)
         db.remember(consumer.model_dump(mode="json"))
         return consumer
 
-    return app.change(caller, insert)
+    return app.change(caller, work)
 
 
 def get(app: Services, gateway_id: str, consumer_id: str) -> Consumer:
@@ -59,35 +74,35 @@ def update(app: Services, caller: Caller, gateway_id: str, consumer_id: str, giv
     return app.change(caller, edit)
 
 
-def blockers(db: Reads, consumer_id: str) -> list[dict[str, Any]]:
-    """Everything that stands in the way of deleting a consumer: each key that is bound to it."""
-    return [
+def blockers(db: Reads, consumer: Consumer) -> list[dict[str, Any]]:
+    """Everything that stands in the way of deleting a consumer: each key that is bound to it, each group with it."""
+    bound = [
         {"code": "ConsumerHasKey", "resource": {"type": "key", "id": key_id, "name": name}}
-        for key_id, name in db.keys_of_consumer(consumer_id)
+        for key_id, name in db.keys_of_consumer(consumer.consumer_id)
     ]
+    groups = [
+        {"code": "ConsumerInGroup", "resource": {"type": "group", "id": group.group_id, "name": group.name}}
+        for group in consumer.groups
+    ]
+    return bound + groups
 
 
 def delete(app: Services, caller: Caller, gateway_id: str, consumer_id: str, *, dry_run: bool) -> dict[str, Any] | None:
-    """Deletes a consumer without keys; raises UnresolvedDependencies with every bound key.
+    """Deletes a consumer without keys and groups; raises UnresolvedDependencies with every one of them.
 
     A dry run changes nothing and returns {deletable, blockers}.
     """
     if dry_run:
-        found = app.store.read(lambda db: _existing_blockers(db, gateway_id, consumer_id))
+        found = app.store.read(lambda db: blockers(db, db.consumer(gateway_id, consumer_id)))
         return {"deletable": not found, "blockers": found}
 
     def remove(db: Change) -> None:
         consumer = db.consumer(gateway_id, consumer_id)
         db.check_revision(consumer.revision)
-        if found := blockers(db, consumer_id):
+        if found := blockers(db, consumer):
             raise Problem("UnresolvedDependencies", members={"blockers": found})
         db.delete_consumer(consumer_id)
         db.audit("consumer.delete", gateway_id, consumer_id, consumer)
 
     app.change(caller, remove)
     return None
-
-
-def _existing_blockers(db: Reads, gateway_id: str, consumer_id: str) -> list[dict[str, Any]]:
-    db.consumer(gateway_id, consumer_id)
-    return blockers(db, consumer_id)

@@ -26,6 +26,7 @@ CODES: dict[str, tuple[int, str]] = {
     "KeyNotFound": (404, "The consumer key does not exist in this gateway."),
     "ConsumerNotFound": (404, "The consumer does not exist in this gateway."),
     "OperatorNotFound": (404, "The operator does not exist."),
+    "GroupNotFound": (404, "The consumer group does not exist in this gateway."),
     "MethodNotAllowed": (405, "The method is not allowed at this path."),
     "NameInUse": (409, "The name is already used in this gateway."),
     "ValueInUse": (409, "The key value is already used by a key of this gateway."),

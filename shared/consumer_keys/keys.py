@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from consumer_keys.access import token_digest
 from consumer_keys.errors import CloudFailure, Problem, invalid
@@ -18,36 +18,58 @@ if TYPE_CHECKING:
     from consumer_keys.wiring import Services
 
 
+class NewKey(NamedTuple):
+    """A key that is made but not stored: `value` is what callers will present, `sealed` (bytes, data key id)."""
+
+    key_id: str
+    value: bytes
+    digest: bytes
+    token_digest: bytes
+    sealed: tuple[bytes | None, str | None]
+
+
 def create(app: Services, caller: Caller, gateway_id: str, given: CreateKey) -> tuple[Key, str | None]:
     """The new key, and its value for System (this once). Raises NameInUse, ValueInUse, WeakValue, Credential*."""
     app.store.raise_if_replayed(caller, app.now_ms())
+    new = prepare(app, gateway_id, given)
+
+    def work(db: Change) -> Key:
+        key = insert(db, gateway_id, given, new)
+        db.remember(key.model_dump(mode="json"))
+        return key
+
+    key = app.change(caller, work)
+    return key, new.value.decode() if given.generation == "System" else None
+
+
+def prepare(app: Services, gateway_id: str, given: CreateKey) -> NewKey:
+    """Everything about a new key that needs a service, so that no transaction waits for one."""
     value = _value(app, given)
-    digest = lookup_digest(app.root.lookup_key, gateway_id, value)
     key_id = new_id("secret", os.urandom)
     sealed: tuple[bytes | None, str | None] = (None, None)
     if given.generation != "KMS":
         sealed = app.key_vault.seal(app.place_of_key(gateway_id, key_id), value)
+    digest = lookup_digest(app.root.lookup_key, gateway_id, value)
+    return NewKey(key_id, value, digest, token_digest(app.root.operator_key, value.decode()), sealed)
 
-    def insert(db: Change) -> Key:
-        db.insert_key(
-            {
-                "key_id": key_id, "gateway_id": gateway_id, "name": given.name, "description": given.description,
-                "type": given.type, "generation": given.generation, "status": given.status,
-                # A KMS key keeps no part of its value, so its mask shows none.
-                "masked_value": MASK if given.generation == "KMS" else masked(value.decode()),
-                **_credential_columns(given.credential, db.now_ms),
-            }
-        )  # fmt: skip
-        if db.operator_by_digest(token_digest(app.root.operator_key, value.decode()), db.now_ms) is not None:
-            raise Problem("ValueInUse")  # a secret that opens the management must never open the gateway
-        db.add_value(key_id, digest, *sealed)
-        key = db.key(gateway_id, key_id)
-        db.audit("key.create", gateway_id, key_id, None, key)
-        db.remember(key.model_dump(mode="json"))
-        return key
 
-    key = app.change(caller, insert)
-    return key, value.decode() if given.generation == "System" else None
+def insert(db: Change, gateway_id: str, given: CreateKey, new: NewKey, **columns: str) -> Key:
+    """Stores a new key; `columns` say how it came to be and whose it is. Raises NameInUse, ValueInUse."""
+    db.insert_key(
+        {
+            "key_id": new.key_id, "gateway_id": gateway_id, "name": given.name, "description": given.description,
+            "type": given.type, "generation": given.generation, "status": given.status,
+            # A KMS key keeps no part of its value, so its mask shows none.
+            "masked_value": MASK if given.generation == "KMS" else masked(new.value.decode()),
+            **_credential_columns(given.credential, db.now_ms), **columns,
+        }
+    )  # fmt: skip
+    if db.operator_by_digest(new.token_digest, db.now_ms) is not None:
+        raise Problem("ValueInUse")  # a secret that opens the management must never open the gateway
+    db.add_value(new.key_id, new.digest, *new.sealed)
+    key = db.key(gateway_id, new.key_id)
+    db.audit("key.create", gateway_id, new.key_id, None, key)
+    return key
 
 
 def _value(app: Services, given: CreateKey) -> bytes:
@@ -135,15 +157,29 @@ def bind(app: Services, caller: Caller, gateway_id: str, key_id: str, given: Bin
 
     def check(db: Change, key: Key) -> None:
         db.consumer(gateway_id, given.consumer_id)
-        if key.consumer is not None and key.consumer.consumer_id != given.consumer_id:
-            raise Problem("AlreadyBound", members={"consumer": key.consumer.model_dump()})
+        check_bindable(key, given.consumer_id)
 
     return _change(app, caller, "key.bind", gateway_id, key_id, {"consumer_id": given.consumer_id}, check)
 
 
-def unbind(app: Services, caller: Caller, gateway_id: str, key_id: str) -> Key:
-    """Unbinds from its consumer. Repeating it is no error and no change."""
-    return _change(app, caller, "key.unbind", gateway_id, key_id, {"consumer_id": None})
+def check_bindable(key: Key, consumer_id: str) -> None:
+    """Raises AlreadyBound when the key is another consumer's."""
+    if key.consumer is not None and key.consumer.consumer_id != consumer_id:
+        raise Problem("AlreadyBound", members={"consumer": key.consumer.model_dump()})
+
+
+def unbind(app: Services, caller: Caller, gateway_id: str, key_id: str, consumer_id: str | None = None) -> Key:
+    """Unbinds from its consumer, or only from this one. Repeating it is no error and no change.
+
+    With a consumer: raises ConsumerNotFound, and AlreadyBound when the key is another one's.
+    """
+
+    def check(db: Change, key: Key) -> None:
+        if consumer_id is not None:
+            db.consumer(gateway_id, consumer_id)
+            check_bindable(key, consumer_id)
+
+    return _change(app, caller, "key.unbind", gateway_id, key_id, {"consumer_id": None}, check)
 
 
 def _change(

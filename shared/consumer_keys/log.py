@@ -15,9 +15,10 @@ from consumer_keys.light_typing import Any
 _encode = json.JSONEncoder(ensure_ascii=True, default=str).encode
 FIELDS = frozenset(
     {
-        "event", "function", "request_id", "kind", "method", "status", "code", "duration_ms", "gateway_id", "key_id",
-        "consumer_id", "operator", "verdict", "snapshot_version", "snapshot_revision", "snapshot_age_seconds", "cold",
-        "error", "frames", "detail", "stage", "version", "revision", "report", "credential", "attempt", "count",
+        "event", "function", "action", "request_id", "kind", "method", "status", "code", "duration_ms", "gateway_id",
+        "key_id", "consumer_id", "operator", "verdict", "snapshot_version", "snapshot_revision",
+        "snapshot_age_seconds", "cold", "error", "frames", "detail", "stage", "version", "revision", "report",
+        "credential", "attempt", "count",
     }
 )  # fmt: skip
 

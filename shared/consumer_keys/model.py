@@ -32,8 +32,11 @@ AuditAction = Literal[
     "key.overlap_end", "key.reveal", "key.reveal_denied",
     "consumer.create", "consumer.update", "consumer.delete",
     "operator.create", "operator.rotate", "operator.disable", "operator.enable",
+    "group.create", "group.update", "group.add", "group.remove", "group.authorise", "group.revoke", "group.delete",
 ]  # fmt: skip
 AUDIT_ACTIONS = frozenset(get_args(AuditAction))
+CreationSource = Literal["Manual", "AutoWithConsumer"]
+ResourceType = Literal["ModelAPI", "MCPServer"]
 LIMIT_MAX, LIMIT_DEFAULT = 100, 20
 
 _EPOCH, _SECOND = datetime(1970, 1, 1, tzinfo=timezone.utc), timedelta(seconds=1)
@@ -44,6 +47,7 @@ _MOMENT = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]([0-9]{2}:[0-9]{2}:[0-9]{2})(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
 _COORDINATE, _KEY_NAME = re.compile(r"[A-Za-z0-9_-]{43}"), re.compile(r"[!-~]{1,64}")
+_RESOURCE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _SECRET_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -94,8 +98,10 @@ def _moment(value: Any) -> Any:
 
 KeyName = Annotated[str, Field(min_length=2, max_length=60), AfterValidator(_name)]
 ConsumerName = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(_name)]
+GroupName = ConsumerName
 Description = Annotated[str, Field(max_length=200), AfterValidator(_plain)]
 ConsumerId = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_plain)]
+GroupId = ConsumerId
 Keyword = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(_plain)]
 Limit = Annotated[int, BeforeValidator(_integer), Field(ge=1, le=LIMIT_MAX)]
 Offset = Annotated[int, BeforeValidator(_integer), Field(ge=0, le=10_000_000)]
@@ -237,6 +243,7 @@ class ListConsumers(Page):
 
     keyword: Keyword | None = None
     status: Status | None = None
+    group_id: GroupId | None = None
 
 
 class ListAudit(Cursored):
@@ -261,6 +268,28 @@ class UpdateConsumer(UpdateResource):
     """PATCH /consumers/{consumer_id}."""
 
     name: ConsumerName = ""
+    status: Status = "Enable"
+
+
+class ListGroups(Page):
+    """GET /groups."""
+
+    keyword: Keyword | None = None
+    status: Status | None = None
+
+
+class CreateGroup(Input):
+    """POST /groups."""
+
+    name: GroupName
+    description: Description = ""
+    status: Status = "Enable"
+
+
+class UpdateGroup(UpdateResource):
+    """PATCH /groups/{group_id}."""
+
+    name: GroupName = ""
     status: Status = "Enable"
 
 
@@ -292,6 +321,8 @@ class Key(BaseModel):
     description: str
     type: KeyType
     generation: Generation
+    # Told by the cloud API alone.
+    creation_source: CreationSource = Field(exclude=True)
     status: Status
     masked_value: str
     credential: Credential | None
@@ -300,6 +331,14 @@ class Key(BaseModel):
     revision: int
     created_at: str
     modified_at: str
+
+
+class GroupRef(BaseModel):
+    """A group that a consumer is in; one that is disabled stops the consumer."""
+
+    group_id: str
+    name: str
+    status: Status
 
 
 class Consumer(BaseModel):
@@ -311,6 +350,29 @@ class Consumer(BaseModel):
     description: str
     status: Status
     key_count: int
+    groups: list[GroupRef]
+    revision: int
+    created_at: str
+    modified_at: str
+
+
+class Resource(Input):
+    """Something behind the gateway that a group is authorised on, by the gateway's own id."""
+
+    type: ResourceType
+    id: Annotated[str, _matching(_RESOURCE_ID, "resource id (1 to 64 letters, digits, _ . or -)")]
+
+
+class Group(BaseModel):
+    """Consumers that are named and stopped together."""
+
+    group_id: str
+    gateway_id: str
+    name: str
+    description: str
+    status: Status
+    consumer_count: int
+    resources: list[Resource]
     revision: int
     created_at: str
     modified_at: str

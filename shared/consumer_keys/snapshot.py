@@ -14,13 +14,15 @@ from collections.abc import Mapping
 
 from consumer_keys.light_typing import Any, NamedTuple
 
-SCHEMA = 1
+SCHEMA = 2
 POINTER = "current.json"
 DIGEST_BYTES, ID_BYTES = 32, 7
 MANIFEST_BYTES_MAX = 16_384
 CREATED_AHEAD_MS_MAX = 300_000
 _KEY = struct.Struct("!B7s7sI")  # flags, key id, consumer id (zeros: unbound), end in Unix seconds (0: none)
 _ENABLED = 1
+_IN_DISABLED_GROUP = 2  # of a consumer
+_BETWEEN = "\0"  # no name holds it
 # Where a packed key record holds what a judgement needs, so that it can look without unpacking the rest.
 PACKED_KEY_BYTES_MIN = _KEY.size
 CONSUMER_SLICE, ENDS_AT_SLICE, NO_END = slice(8, 15), slice(15, 19), bytes(4)
@@ -46,10 +48,12 @@ class KeyRecord(NamedTuple):
 
 
 class ConsumerRecord(NamedTuple):
-    """What validation needs of one consumer; stored once, not in each of its keys."""
+    """What validation needs of one consumer; stored once, not in each of its keys. `groups` are names."""
 
     name: str
     enabled: bool
+    groups: tuple[str, ...] = ()
+    in_disabled_group: bool = False
 
 
 class OperatorRecord(NamedTuple):
@@ -103,8 +107,13 @@ def pack_key(record: KeyRecord) -> bytes:
 
 
 def is_enabled(data: bytes) -> bool:
-    """The status of a packed record, of a key or a consumer."""
+    """Whether nothing stops a packed record: an enabled key, an enabled consumer without a disabled group."""
     return data[0] == _ENABLED
+
+
+def is_stopped_by_group(data: bytes) -> bool:
+    """Whether a packed consumer record is enabled itself, but in a disabled group."""
+    return data[0] == _ENABLED | _IN_DISABLED_GROUP
 
 
 def key_id_of(data: bytes) -> str:
@@ -125,7 +134,13 @@ def consumer_id_of(data: bytes) -> str | None:
 
 def consumer_name_of(data: bytes) -> str:
     """The name in a packed consumer record."""
-    return data[1:].decode()
+    return data[1:].partition(b"\0")[0].decode()
+
+
+def consumer_groups_of(data: bytes) -> tuple[str, ...]:
+    """The names of its groups in a packed consumer record."""
+    end_of_name = data.find(b"\0", 1)
+    return () if end_of_name < 0 else tuple(data[end_of_name + 1 :].decode().split(_BETWEEN))
 
 
 def unpack_key(data: bytes) -> KeyRecord:
@@ -142,19 +157,20 @@ def unpack_key(data: bytes) -> KeyRecord:
 
 
 def pack_consumer(record: ConsumerRecord) -> bytes:
-    """One byte of status and the name."""
-    return bytes([_ENABLED if record.enabled else 0]) + record.name.encode()
+    """One byte of status, the name, and the names of its groups."""
+    flags = (_ENABLED if record.enabled else 0) | (_IN_DISABLED_GROUP if record.in_disabled_group else 0)
+    return bytes([flags]) + _BETWEEN.join((record.name, *record.groups)).encode()
 
 
 def unpack_consumer(data: bytes) -> ConsumerRecord:
     """The reverse of `pack_consumer`. Raises SnapshotError for bytes that it did not make."""
     try:
-        flags, name = data[0], data[1:].decode()
+        flags, (name, *groups) = data[0], data[1:].decode().split(_BETWEEN)
     except (IndexError, UnicodeDecodeError):
         raise SnapshotError("a consumer record is damaged") from None
-    if flags not in (0, _ENABLED):
+    if flags > _ENABLED | _IN_DISABLED_GROUP:
         raise SnapshotError("a consumer record has an unknown status")
-    return ConsumerRecord(name, flags == _ENABLED)
+    return ConsumerRecord(name, bool(flags & _ENABLED), tuple(groups), bool(flags & _IN_DISABLED_GROUP))
 
 
 def encode_overlay(overlay: Overlay) -> bytes:
@@ -213,9 +229,11 @@ def _key_record(row: Any) -> KeyRecord | None:
 def _consumer_record(row: Any) -> ConsumerRecord | None:
     if row is None:
         return None
-    name, enabled = row
-    record = ConsumerRecord(name, enabled)
-    if unpack_consumer(pack_consumer(record)) != record or type(enabled) is not bool:
+    name, enabled, groups, in_disabled_group = row
+    if not isinstance(groups, list):
+        raise SnapshotError("a consumer record of the overlay is damaged")
+    record = ConsumerRecord(name, enabled, tuple(groups), in_disabled_group)
+    if unpack_consumer(pack_consumer(record)) != record or {type(enabled), type(in_disabled_group)} != {bool}:
         raise SnapshotError("a consumer record of the overlay is damaged")
     return record
 

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from consumer_keys.keytext import VALUE_BYTES_MAX, LookupDigester, is_well_formed
 from consumer_keys.light_typing import TYPE_CHECKING, Protocol
-from consumer_keys.snapshot import CONSUMER_SLICE, ENDS_AT_SLICE, NO_END, PACKED_KEY_BYTES_MIN, is_enabled
+from consumer_keys.snapshot import (
+    CONSUMER_SLICE,
+    ENDS_AT_SLICE,
+    NO_END,
+    PACKED_KEY_BYTES_MIN,
+    is_enabled,
+    is_stopped_by_group,
+)
 from consumer_keys.verdict import (
     AMBIGUOUS,
     CONSUMER_DISABLED,
     DISABLED,
     ENDED,
+    GROUP_DISABLED,
     MALFORMED,
     MISSING,
     UNBOUND,
@@ -90,6 +98,8 @@ class Validator:
             code = ENDED
         elif consumer is None:
             code = UNBOUND
+        elif is_stopped_by_group(consumer):
+            code = GROUP_DISABLED
         else:
             code = VALID if is_enabled(consumer) else CONSUMER_DISABLED
         return Verdict(code, record, consumer)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FUNCTION = "validate_key"
 SIGNATURES_REFUSED = "This call works without the database, so it cannot check a signature; send the secret as Bearer."
-IDENTITY_HEADERS = ("X-Consumer-Id", "X-Consumer-Name", "X-Key-Id", "X-Key-Name")
+IDENTITY_HEADERS = ("X-Consumer-Id", "X-Consumer-Name", "X-Consumer-Groups", "X-Key-Id", "X-Key-Name")
 _refused = web.same_every_time(Problem("KeyRefused"))
 
 
@@ -167,7 +167,9 @@ def _size(headers: Mapping[str, Any]) -> int:
 def identity_headers(verdict: Verdict) -> dict[str, str]:
     """Who the caller is; names as percent-encoded UTF-8, ids as they are."""
     consumer_name, key_name = percent.encode(verdict.consumer_name or ""), percent.encode(verdict.key_name or "")
-    values = (verdict.consumer_id or "", consumer_name, verdict.key_id or "", key_name)
+    # There even when it is empty, so that a gateway which copies it overwrites what the client claimed.
+    groups = ",".join(map(percent.encode, verdict.consumer_groups))
+    values = (verdict.consumer_id or "", consumer_name, groups, verdict.key_id or "", key_name)
     return dict(zip(IDENTITY_HEADERS, values, strict=True))
 
 
@@ -185,6 +187,7 @@ def _verify(validation: Validation, fields: Mapping[str, Any]) -> web.Reply:
     body = {
         "valid": verdict.valid, "code": verdict.code, "key_id": verdict.key_id, "key_name": verdict.key_name,
         "consumer_id": verdict.consumer_id, "consumer_name": verdict.consumer_name,
+        "consumer_groups": list(verdict.consumer_groups),
         "snapshot": {
             "version": snapshot.manifest.version, "revision": snapshot.manifest.revision,
             "age_seconds": noted["snapshot_age_seconds"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from consumer_keys.snapshot import consumer_id_of, consumer_name_of, key_id_of, key_name_of
+from consumer_keys.snapshot import consumer_groups_of, consumer_id_of, consumer_name_of, key_id_of, key_name_of
 
 VALID = "Valid"
 MISSING = "MissingKey"
@@ -13,6 +13,7 @@ DISABLED = "KeyDisabled"
 UNBOUND = "KeyUnbound"
 ENDED = "KeyEnded"
 CONSUMER_DISABLED = "ConsumerDisabled"
+GROUP_DISABLED = "GroupDisabled"
 CODES = {
     VALID: "The key is good.",
     MISSING: "No key was presented.",
@@ -23,6 +24,7 @@ CODES = {
     UNBOUND: "The key is bound to no consumer.",
     ENDED: "The value is no longer accepted: its credential is gone, or was replaced and the overlap is over.",
     CONSUMER_DISABLED: "The consumer is disabled.",
+    GROUP_DISABLED: "The consumer is in a disabled group.",
 }
 
 
@@ -61,3 +63,8 @@ class Verdict:
     def consumer_name(self) -> str | None:
         """The name of that consumer."""
         return None if self._consumer is None else consumer_name_of(self._consumer)
+
+    @property
+    def consumer_groups(self) -> tuple[str, ...]:
+        """The names of the groups that the consumer is in."""
+        return () if self._consumer is None else consumer_groups_of(self._consumer)

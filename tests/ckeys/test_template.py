@@ -119,8 +119,9 @@ def test_credentials_are_followed_every_minute() -> None:
     assert timer.message
 
 
-def test_only_the_front_door_has_a_function_url() -> None:
-    assert [function.name for function in PROJECT.functions if function.function_url] == ["front_door"]
+def test_the_front_door_and_the_cloud_api_have_a_function_url() -> None:
+    with_url = [function.name for function in PROJECT.functions if function.function_url]
+    assert with_url == ["cloud_api", "front_door"]
 
 
 def test_validation_and_the_front_door_get_no_database_and_no_master_key() -> None:
@@ -271,7 +272,8 @@ def test_placeholders_are_decoded_after_the_match() -> None:
     "path",
     [
         "",
-        "/",
+        "//",
+        "/?",
         "//v1/status",
         "/v1//status",
         "/v1/status/",

@@ -12,10 +12,14 @@ from ckeys.deployment import Deployment
 from tests.conftest import Answer, Api
 from tests.functions.helpers import as_operator, nothing_changes, problem, sql
 
-READ = {"list_keys", "get_key", "list_consumers", "get_consumer", "get_status", "list_audit", "verify"}
+READ = {
+    "list_keys", "get_key", "list_consumers", "get_consumer", "list_groups", "get_group", "get_status", "list_audit",
+    "verify",
+}  # fmt: skip
 WRITE = {
     "create_key", "update_key", "enable_key", "disable_key", "delete_key", "bind_consumer", "unbind_consumer",
-    "create_consumer", "update_consumer", "delete_consumer",
+    "create_consumer", "update_consumer", "delete_consumer", "create_group", "update_group", "delete_group",
+    "add_to_group", "remove_from_group",
 }  # fmt: skip
 MAY = {
     "verifier": {"verify"},
@@ -50,6 +54,8 @@ def call(admin: Api, function: str) -> Call:
     key = admin.create_key(f"key-{number}")
     idle = admin.create_key(f"idle-{number}", status="Disable")
     consumer = admin.create_consumer(f"app-{number}")
+    group = admin.create_group(f"group-{number}")
+    team = f"/groups/{group['group_id']}"
     at, holder = f"/keys/{key['key_id']}", f"/consumers/{consumer['consumer_id']}"
     calls = [
         Call("create_key", "POST", "/keys", {"name": f"new-{number}", "generation": "System"}),
@@ -63,6 +69,10 @@ def call(admin: Api, function: str) -> Call:
         "/consumers"),
         Call("get_consumer", "GET", holder), Call("update_consumer", "PATCH", holder, {"description": "x"}),
         Call("delete_consumer", "DELETE", holder), Call("get_status", "GET", "/v1/status"),
+        Call("create_group", "POST", "/groups", {"name": f"new-{number}"}), Call("list_groups", "GET", "/groups"),
+        Call("get_group", "GET", team), Call("update_group", "PATCH", team, {"description": "x"}),
+        Call("delete_group", "DELETE", team), Call("add_to_group", "PUT", f"{team}{holder}"),
+        Call("remove_from_group", "DELETE", f"{team}{holder}"),
         Call("list_audit", "GET", "/audit"), Call("verify", "POST", "/verify", {"key": key["value"]}),
         Call("sync_credentials", "POST", "/v1/sync"),
     ]  # fmt: skip
@@ -71,7 +81,7 @@ def call(admin: Api, function: str) -> Call:
 
 def test_every_function_that_needs_an_operator_is_covered_here(deployment: Deployment) -> None:
     functions = {item.name for item in deployment.template.functions}
-    assert functions - {"front_door", "validate_key"} | {"verify"} == set(FUNCTIONS)
+    assert functions - {"front_door", "validate_key", "cloud_api"} | {"verify"} == set(FUNCTIONS)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

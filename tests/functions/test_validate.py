@@ -81,6 +81,7 @@ def test_verify_names_the_reason_and_the_holder(api: Api) -> None:
         "valid": True, "code": "Valid", "key_id": good["key_id"], "key_name": "good",
         "consumer_id": consumer["consumer_id"],
         "consumer_name": consumer["name"],
+        "consumer_groups": [],
     }  # fmt: skip
     assert snapshot["version"] > 0
     assert snapshot["revision"] == api("get_status", "GET", "/v1/status").body["revision"]
@@ -159,7 +160,7 @@ def test_identity_headers_are_always_there_and_percent_encoded(api: Api) -> None
     assert (answer.status, answer.body) == (200, None)
     assert {name: value for name, value in answer.headers.items() if name.startswith("X-")} == {
         "X-Consumer-Id": consumer["consumer_id"], "X-Consumer-Name": "%E5%BA%94%E7%94%A8",
-        "X-Key-Id": key["key_id"], "X-Key-Name": "%E5%AF%86%E9%92%A5-1",
+        "X-Key-Id": key["key_id"], "X-Key-Name": "%E5%AF%86%E9%92%A5-1", "X-Consumer-Groups": "",
     }  # fmt: skip
 
 

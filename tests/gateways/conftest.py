@@ -47,6 +47,7 @@ class Key(NamedTuple):
     value: str
     consumer_id: str
     consumer_name: str
+    groups: tuple[str, ...]
 
 
 class Keys:
@@ -70,14 +71,18 @@ class Keys:
             self._settle(key, code)
         return self._shared[code]
 
-    def create(self, *, bound: bool = True) -> Key:
-        """A System key, bound to a consumer of its own with a Chinese name unless told otherwise."""
+    def create(self, *, bound: bool = True, grouped: bool = True) -> Key:
+        """A System key, bound to a consumer of its own with a Chinese name, in two groups, unless told otherwise."""
         number = next(self._numbers)
         key = self._call("POST", "/keys", {"name": f"钥匙-{number}", "generation": "System"}, 201)
         consumer = self._call("POST", "/consumers", {"name": f"客户-{number}"}, 201)
         if bound:
             self._call("PUT", f"/keys/{key['key_id']}/consumer", {"consumer_id": consumer["consumer_id"]}, 200)
-        made = Key(key["key_id"], key["name"], key["value"], consumer["consumer_id"], consumer["name"])
+        groups = tuple(f"{kind}-{number}" for kind in ("team", "分组") if grouped)
+        for name in groups:
+            group = self._call("POST", "/groups", {"name": name}, 201)
+            self._call("PUT", f"/groups/{group['group_id']}/consumers/{consumer['consumer_id']}", None, 200)
+        made = Key(key["key_id"], key["name"], key["value"], consumer["consumer_id"], consumer["name"], groups)
         self._settle(made, "Valid" if bound else "KeyUnbound")
         return made
 

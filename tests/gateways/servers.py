@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
 CREDENTIAL_HEADERS = ("authorization", "x-api-key", "api-key", "apikey")
-IDENTITY_HEADERS = ("x-consumer-id", "x-consumer-name", "x-key-id", "x-key-name")
+IDENTITY_HEADERS = ("x-consumer-id", "x-consumer-name", "x-consumer-groups", "x-key-id", "x-key-name")
 MODEL = "small-model"
 
 

@@ -20,7 +20,7 @@ SPOOFED = (
     "X-Consumer-Id", "X-Consumer-Name", "X-Key-Id", "X-Key-Name",
     "x-consumer-id", "X-CONSUMER-ID", "x-CoNsUmEr-nAmE", "x-key-id",
     "x_consumer_id", "X_Consumer_Name", "X-Consumer_Id", "x_key-id", "X-Key_Name", "x_key_name",
-    "X-Consumer-Username", "X-Consumer-Custom-ID", "X-Consumer-Groups", "x_consumer_username",
+    "X-Consumer-Username", "X-Consumer-Custom-ID", "X-Consumer-Groups", "x_consumer_groups", "x_consumer_username",
 )  # fmt: skip
 
 
@@ -29,7 +29,8 @@ def bearer(key: Key) -> list[tuple[str, str]]:
 
 
 def identity_of(key: Key) -> dict[str, list[str]]:
-    values = (key.consumer_id, quote(key.consumer_name), key.key_id, quote(key.key_name))
+    groups = ",".join(quote(name) for name in key.groups)
+    values = (key.consumer_id, quote(key.consumer_name), groups, key.key_id, quote(key.key_name))
     return {name: [value] for name, value in zip(IDENTITY_HEADERS, values, strict=True)}
 
 
@@ -41,6 +42,13 @@ def test_a_good_key_passes_and_the_api_learns_whose_it_is(stack: Stack) -> None:
     assert (seen.method, seen.target) == ("GET", "/v1/models?limit=2")
     assert seen.identity() == identity_of(key)
     assert seen.identity()["x-consumer-name"][0].startswith("%E5%AE%A2%E6%88%B7-")
+
+
+def test_a_consumer_without_groups_cannot_claim_one(stack: Stack) -> None:
+    key = stack.keys.create(grouped=False)
+    for name in ("X-Consumer-Groups", "x_consumer_groups", "X-Consumer_Groups"):
+        stack.gateway("GET", "/", [*bearer(key), (name, "admins")])
+    assert [seen.identity().get("x-consumer-groups", [""]) for seen in stack.reached()] == [[""]] * 3
 
 
 def test_the_validator_learns_method_and_uri_for_its_log(stack: Stack) -> None:

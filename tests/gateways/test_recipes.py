@@ -15,7 +15,7 @@ VALIDATE = "/v1/gateways/default/validate"
 # An API may take `_` for `-`: where names are removed one by one, every mixture has to be named.
 SPELLINGS = {
     f"x{first}{name}{second}{end}"
-    for name, end in (("consumer", "id"), ("consumer", "name"), ("key", "id"), ("key", "name"))
+    for name, end in (("consumer", "id"), ("consumer", "name"), ("consumer", "groups"), ("key", "id"), ("key", "name"))
     for first in "-_"
     for second in "-_"
 }

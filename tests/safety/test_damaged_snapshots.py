@@ -154,7 +154,7 @@ def rightly_signed(draw: random.Random, library: Library, bucket: Bucket) -> Non
     changes: list[dict[str, Any]] = [
         {"environment": draw.choice(("test", "", "PROD", "prod "))},
         {"created_at_ms": int(START * 1000) + draw.choice((301_000 + 10**8, 10**11, 2**62))},
-        {"schema": draw.choice((0, 2, "1", None, 1.5))},
+        {"schema": draw.choice((0, 1, "2", None, 1.5))},
         {"version": draw.choice((0, 1, HELD - 1, -NEXT, "6", 6.0, True))},
         {which: {**part, "size": draw.choice((size + 1, size - 1, 0, -1, -size, size * 2, 1 << 40, 1 << 70))}},
         {which: {**part, "entries": draw.choice((entries + 1, entries - 1, 0, -1, entries * 1000, 1 << 70))}},

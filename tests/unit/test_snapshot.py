@@ -25,9 +25,13 @@ from consumer_keys.snapshot import (
     OperatorRecord,
     Overlay,
     SnapshotError,
+    consumer_groups_of,
+    consumer_name_of,
     decode_overlay,
     encode_overlay,
     id_bytes,
+    is_enabled,
+    is_stopped_by_group,
     open_manifest,
     pack_consumer,
     pack_key,
@@ -49,7 +53,9 @@ consumer_ids = hex_ids.filter(lambda text: text != "0" * 14).map("consumer-{}".f
 keys = st.builds(
     KeyRecord, hex_ids.map("secret-{}".format), text, st.booleans(), st.none() | consumer_ids, st.integers(0, 2**32 - 1)
 )
-consumers = st.builds(ConsumerRecord, text, st.booleans())
+names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=60)
+groups = st.lists(names, max_size=3).map(tuple)
+consumers = st.builds(ConsumerRecord, names, st.booleans(), groups, st.booleans())
 operators = st.builds(
     OperatorRecord, text, text, st.none() | st.lists(text, max_size=3).map(tuple), st.integers(0, 2**32 - 1)
 )
@@ -109,6 +115,18 @@ def test_a_consumer_record_comes_back_as_it_was(record: ConsumerRecord) -> None:
     assert unpack_consumer(pack_consumer(record)) == record
 
 
+@given(consumers)
+def test_a_consumer_is_enabled_only_without_a_disabled_group(record: ConsumerRecord) -> None:
+    data = pack_consumer(record)
+    assert is_enabled(data) is (record.enabled and not record.in_disabled_group)
+    assert is_stopped_by_group(data) is (record.enabled and record.in_disabled_group)
+    assert (consumer_name_of(data), consumer_groups_of(data)) == (record.name, record.groups)
+
+
+def test_a_consumer_record_without_groups_is_as_it_was_before_there_were_groups() -> None:
+    assert pack_consumer(ConsumerRecord("应用", True)) == b"\x01" + "应用".encode()
+
+
 @given(st.binary(max_size=80))
 def test_any_bytes_as_a_record_are_a_record_or_a_snapshot_error(data: bytes) -> None:
     for unpack in (unpack_key, unpack_consumer):
@@ -126,10 +144,13 @@ def test_a_key_record_of_any_shorter_length_is_refused() -> None:
             unpack_key(data[:length])
 
 
-@pytest.mark.parametrize("flags", [2, 3, 128, 255])
+@pytest.mark.parametrize("flags", [4, 128, 255])
 def test_an_unknown_status_is_refused_and_not_taken_for_enabled(flags: int) -> None:
     with pytest.raises(SnapshotError):
         unpack_key(bytes([flags]) + pack_key(ONE_KEY)[1:])
+    for unknown in (2, 3):  # of a consumer: in a disabled group
+        with pytest.raises(SnapshotError):
+            unpack_key(bytes([unknown]) + pack_key(ONE_KEY)[1:])
     with pytest.raises(SnapshotError):
         unpack_consumer(bytes([flags]) + pack_consumer(ONE_CONSUMER)[1:])
 
@@ -184,11 +205,12 @@ def test_an_entry_given_twice_is_refused_in_every_section() -> None:
     row = json.dumps(list(ONE_KEY))
     for keys_text, consumers_text, operators_text in (
         (f'"{digest}":{row},"{digest}":null', "", ""),
-        ("", f'"{ident}":null,"{ident}":["app",true]', ""),
+        ("", f'"{ident}":null,"{ident}":["app",true,[],false]', ""),
         ("", "", f'"{digest}":["a","admin",null],"{digest}":["b","viewer",null]'),
     ):
         document = (
-            f'{{"schema":1,"keys":{{{keys_text}}},"consumers":{{{consumers_text}}},"operators":{{{operators_text}}}}}'
+            f'{{"schema":{SCHEMA},"keys":{{{keys_text}}},"consumers":{{{consumers_text}}},'
+            f'"operators":{{{operators_text}}}}}'
         )
         for entries in (0, 1, 2):
             with pytest.raises(SnapshotError):
@@ -220,7 +242,11 @@ ROWS: dict[str, list[Any]] = {
         ["secret-" + "01" * 6, "n", True, None, 0], ["secret-" + "01" * 8, "n", True, None, 0],
     ],
     "consumers": [
-        [], ["a"], "ab", 1, {}, ["a", True, 1], [None, True], ["a", 1], ["a", None], ["\ud800", True], [["a"], True],
+        [], ["a"], "ab", 1, {}, ["a", True, 1], ["a", True], [None, True, [], False], ["a", 1, [], False],
+        ["a", None, [], False],
+        ["\ud800", True, [], False], [["a"], True, [], False], ["a", True, [], 0], ["a", True, [1], False],
+        ["a", True, ["b\0c"], False], ["a\0b", True, [], False], ["a", True, "b", False], ["a", True, {}, False],
+        ["a", True, None, False], ["a", True, [], False, 1], ["a", True, [["b"]], False],
     ],
     "operators": [
         None, [], ["a"], "abcd", 1, {}, ["a", "b"], ["a", "b", None], ["a", "b", None, 1, 1],
@@ -256,10 +282,11 @@ def test_any_json_as_an_overlay_raises_nothing_but_a_snapshot_error(value: Any) 
 @pytest.mark.parametrize(
     "data",
     [
-        b"", b"null", b"[]", b"1", b'"x"', b"{}", b'{"schema":2}', b"\xff\xfe", b"[" * 100_000, b'{"a":' * 100_000,
-        b'{"schema":1,"keys":[],"consumers":{},"operators":{}}', b'{"schema":1,"keys":{},"consumers":{}}',
+        b"", b"null", b"[]", b"1", b'"x"', b"{}", b'{"schema":1}', b"\xff\xfe", b"[" * 100_000, b'{"a":' * 100_000,
+        b'{"schema":2,"keys":[],"consumers":{},"operators":{}}', b'{"schema":2,"keys":{},"consumers":{}}',
+        b'{"schema":1,"keys":{},"consumers":{},"operators":{}}',
     ],
-    ids=range(12),
+    ids=range(13),
 )  # fmt: skip
 def test_what_is_no_overlay_at_all_is_refused(data: bytes) -> None:
     with pytest.raises(SnapshotError):
@@ -340,7 +367,7 @@ def test_an_oversize_manifest_is_refused_even_with_a_right_mac() -> None:
 
 
 WRONG: dict[str, list[Any]] = {
-    "schema": [2, "1", None], "environment": [1, None, ["prod"]], "version": ["7", None, 7.0, True, []],
+    "schema": [1, "2", None], "environment": [1, None, ["prod"]], "version": ["7", None, 7.0, True, []],
     "revision": ["1", None, 1.5], "created_at_ms": ["now", None, 1.5, {}], "root_version": [1, None],
     "base": [None, [], "x", {}, {"name": "n"}, {**BASE._asdict(), "more": 1}, {**BASE._asdict(), "size": "1"}],
     "overlay": [None, 5, {**BASE._asdict(), "entries": None}, {**BASE._asdict(), "sha256": 5}],

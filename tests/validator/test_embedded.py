@@ -255,7 +255,8 @@ def test_the_example_guards_an_application(api: Api, embedded: Embedded, monkeyp
 
     assert ask(HTTP_AUTHORIZATION=f"Bearer {value}", HTTP_X_CONSUMER_ID="forged", HTTP_ACCEPT="*/*") == b"inside"
     assert seen[0].keys() == {
-        "HTTP_ACCEPT", "HTTP_X_CONSUMER_ID", "HTTP_X_CONSUMER_NAME", "HTTP_X_KEY_ID", "HTTP_X_KEY_NAME",
+        "HTTP_ACCEPT", "HTTP_X_CONSUMER_ID", "HTTP_X_CONSUMER_NAME", "HTTP_X_CONSUMER_GROUPS", "HTTP_X_KEY_ID",
+        "HTTP_X_KEY_NAME",
     }  # fmt: skip
     assert seen[0]["HTTP_X_CONSUMER_NAME"] == "app-of-key"
     assert ask(HTTP_AUTHORIZATION="Bearer no") == ask(HTTP_X_API_KEY=value) == ask() == b""

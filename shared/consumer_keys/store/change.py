@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 import sqlalchemy as sa
 
 from consumer_keys.audit_chain import Entry, entry_hash
 from consumer_keys.errors import Problem, Replayed
-from consumer_keys.model import AUDIT_ACTIONS, Caller, Consumer, Key
+from consumer_keys.model import AUDIT_ACTIONS, Caller, Consumer, Group, Key, Resource
 from consumer_keys.snapshot import id_bytes
 from consumer_keys.store.reads import Reads
 from consumer_keys.store.schema import (
@@ -25,8 +25,11 @@ from consumer_keys.store.schema import (
     reveals,
     signatures,
 )
+from consumer_keys.store.schema import consumer_groups as g
 from consumer_keys.store.schema import consumer_keys as k
 from consumer_keys.store.schema import consumers as c
+from consumer_keys.store.schema import group_members as m
+from consumer_keys.store.schema import group_resources as r
 
 IDEMPOTENCY_MS = DAY_MS = 86_400_000
 # A signature is good from 5 minutes before to 5 minutes after its timestamp, so it cannot come back later than this.
@@ -173,9 +176,53 @@ class Change(Reads):
         self._touch("consumer", id_bytes(consumer_id))
 
     def delete_consumer(self, consumer_id: str) -> None:
-        """Removes a consumer that has no keys."""
+        """Removes a consumer that has no keys and is in no group."""
         self.connection.execute(sa.delete(c).where(c.c.consumer_id == consumer_id))
         self._touch("consumer", id_bytes(consumer_id))
+
+    def insert_group(self, values: dict[str, Any]) -> None:
+        """A new group, without consumers."""
+        stamps = {"revision": self.revision, "created_at": self.now_ms, "modified_at": self.now_ms}
+        self.connection.execute(sa.insert(g).values(**stamps, **values))
+
+    def update_group(self, group_id: str, **values: Any) -> None:
+        """Changes columns of a group; its consumers in the snapshot follow."""
+        self._stamp_group(group_id, **values)
+        if values.keys() & {"name", "status"}:
+            self._touch_consumers(consumer_id for consumer_id, _ in self.consumers_of_group(group_id))
+
+    def delete_group(self, group_id: str) -> None:
+        """Removes a group that nothing refers to."""
+        self.connection.execute(sa.delete(g).where(g.c.group_id == group_id))
+        self.revision  # noqa: B018 - an empty group is in no snapshot, but its end is a change like any other
+
+    def add_members(self, group_id: str, consumer_ids: list[str]) -> None:
+        """Consumers that are not in the group yet."""
+        rows = [{"group_id": group_id, "consumer_id": consumer_id} for consumer_id in consumer_ids]
+        self.connection.execute(sa.insert(m), rows)
+        self._stamp_group(group_id)
+        self._touch_consumers(consumer_ids)
+
+    def remove_members(self, group_id: str, consumer_ids: list[str]) -> None:
+        """Takes consumers out of the group."""
+        self.connection.execute(sa.delete(m).where(m.c.group_id == group_id, m.c.consumer_id.in_(consumer_ids)))
+        self._stamp_group(group_id)
+        self._touch_consumers(consumer_ids)
+
+    def add_resource(self, group_id: str, resource: Resource) -> None:
+        """Authorises the group on a resource that it is not authorised on yet."""
+        self.connection.execute(sa.insert(r).values(group_id=group_id, type=resource.type, resource_id=resource.id))
+        self._stamp_group(group_id)
+
+    def remove_resource(self, group_id: str, resource: Resource) -> None:
+        """Ends the authorisation on a resource."""
+        these = (r.c.group_id == group_id, r.c.type == resource.type, r.c.resource_id == resource.id)
+        self.connection.execute(sa.delete(r).where(*these))
+        self._stamp_group(group_id)
+
+    def _stamp_group(self, group_id: str, **values: Any) -> None:
+        stamps = {"revision": self.revision, "modified_at": self.now_ms}
+        self.connection.execute(sa.update(g).where(g.c.group_id == group_id).values(**stamps, **values))
 
     def add_data_key(self, values: dict[str, Any]) -> None:
         """A wrapped data key."""
@@ -215,7 +262,7 @@ class Change(Reads):
         self.connection.execute(sa.insert(reveals).values(**row))
 
     def audit(
-        self, action: str, gateway_id: str, target: str, before: Key | Consumer | None, after: Any = None
+        self, action: str, gateway_id: str, target: str, before: Key | Consumer | Group | None, after: Any = None
     ) -> None:
         """One row in the change's own transaction: who, what, before, after; never a value or a digest.
 
@@ -247,6 +294,16 @@ class Change(Reads):
         """1 for a value that is accepted without an end, else 0."""
         query = sa.select(key_values.c.digest).where(key_values.c.digest == digest, key_values.c.ends_at.is_(None))
         return int(self.connection.execute(query).first() is not None)
+
+    def _touch_consumers(self, consumer_ids: Iterable[str]) -> None:
+        """`_touch` for the consumers of a group, which may be many."""
+        refs = [id_bytes(consumer_id) for consumer_id in consumer_ids]
+        for start in range(0, len(refs), 500):
+            chunk = refs[start : start + 500]
+            touched = (changes.c.kind == "consumer", changes.c.ref.in_(chunk))
+            self.connection.execute(sa.delete(changes).where(*touched))
+            rows = [{"kind": "consumer", "ref": ref, "revision": self.revision} for ref in chunk]
+            self.connection.execute(sa.insert(changes), rows)
 
     def _count_entries(self, difference: int) -> None:
         if difference:

@@ -30,6 +30,8 @@ _UNIQUE = {
     "consumer_keys.name": "NameInUse",
     "uq_consumers_name": "NameInUse",
     "consumers.name": "NameInUse",
+    "uq_consumer_groups_name": "NameInUse",
+    "consumer_groups.name": "NameInUse",
     "key_values": "ValueInUse",
 }
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -11,8 +12,10 @@ import sqlalchemy as sa
 from consumer_keys.snapshot import ConsumerRecord, KeyRecord, OperatorRecord, Part, id_bytes
 from consumer_keys.store.reads import KmsKey, Reads, split_gateways
 from consumer_keys.store.schema import changes, deployment, former_secrets, key_values, leases, operators, publications
+from consumer_keys.store.schema import consumer_groups as g
 from consumer_keys.store.schema import consumer_keys as k
 from consumer_keys.store.schema import consumers as c
+from consumer_keys.store.schema import group_members as m
 
 _FETCH_ROWS = 2000
 # No lease is longer than the longest run of a function, 15 minutes; clocks of two instances may differ by one.
@@ -78,10 +81,8 @@ class SnapshotReads(Reads):
         found: dict[bytes, ConsumerRecord] = {}
         ids = ["consumer-" + ref.hex() for ref in refs]
         for start in range(0, len(ids), 500):
-            query = sa.select(c.c.consumer_id, c.c.name, c.c.status).where(
-                c.c.consumer_id.in_(ids[start : start + 500])
-            )
-            found |= {id_bytes(row.consumer_id): _consumer(row) for row in self.connection.execute(query)}
+            query = _consumers_query().where(c.c.consumer_id.in_(ids[start : start + 500]))
+            found |= dict(_consumers(self.connection.execute(query)))
         return {ref: found.get(ref) for ref in refs}
 
     def all_keys(self) -> Iterator[tuple[bytes, KeyRecord]]:
@@ -96,9 +97,8 @@ class SnapshotReads(Reads):
 
     def all_consumers(self) -> Iterator[tuple[bytes, ConsumerRecord]]:
         """Every consumer, by id."""
-        query = sa.select(c.c.consumer_id, c.c.name, c.c.status).order_by(c.c.consumer_id)
-        for row in self.connection.execution_options(yield_per=_FETCH_ROWS).execute(query):
-            yield id_bytes(row.consumer_id), _consumer(row)
+        rows = self.connection.execution_options(yield_per=_FETCH_ROWS).execute(_consumers_query())
+        yield from _consumers(rows)
 
     def all_operators(self) -> dict[bytes, OperatorRecord]:
         """Every operator who may ask /verify, by the digest of each secret, former ones with their end."""
@@ -313,9 +313,16 @@ def _record(row: Any) -> KeyRecord:
     return KeyRecord(row.key_id, row.name, row.status == "Enable", row.consumer_id, ends_at)
 
 
-def _operator(row: Any) -> OperatorRecord:
-    return OperatorRecord(row.secret_id, row.role, split_gateways(row.gateways), row.ends_at // 1000)
+def _consumers_query() -> sa.Select[Any]:
+    """A row per consumer and group of it, or one without a group."""
+    groups = c.outerjoin(m, m.c.consumer_id == c.c.consumer_id).outerjoin(g, g.c.group_id == m.c.group_id)
+    columns = (c.c.consumer_id, c.c.name, c.c.status, g.c.name.label("group"), g.c.status.label("group_status"))
+    return sa.select(*columns).select_from(groups).order_by(c.c.consumer_id)
 
 
-def _consumer(row: Any) -> ConsumerRecord:
-    return ConsumerRecord(row.name, row.status == "Enable")
+def _consumers(rows: Iterable[Any]) -> Iterator[tuple[bytes, ConsumerRecord]]:
+    for consumer_id, of_one in groupby(rows, key=lambda row: row.consumer_id):
+        lines = list(of_one)
+        groups = tuple(sorted(line.group for line in lines if line.group is not None))
+        stopped = any(line.group_status == "Disable" for line in lines)
+        yield id_bytes(consumer_id), ConsumerRecord(lines[0].name, lines[0].status == "Enable", groups, stopped)

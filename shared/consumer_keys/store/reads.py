@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from consumer_keys.errors import Problem
-from consumer_keys.model import Caller, Consumer, ConsumerRef, Credential, Key, Sync, timestamp
+from consumer_keys.model import (
+    Caller,
+    Consumer,
+    ConsumerRef,
+    Credential,
+    Group,
+    GroupRef,
+    Key,
+    Resource,
+    Sync,
+    timestamp,
+)
 from consumer_keys.store.schema import (
     audit,
     data_keys,
@@ -20,8 +31,11 @@ from consumer_keys.store.schema import (
     operators,
     reveals,
 )
+from consumer_keys.store.schema import consumer_groups as g
 from consumer_keys.store.schema import consumer_keys as k
 from consumer_keys.store.schema import consumers as c
+from consumer_keys.store.schema import group_members as m
+from consumer_keys.store.schema import group_resources as r
 
 
 class Page(NamedTuple):
@@ -76,16 +90,18 @@ class Reads:
     def keys(
         self, gateway_id: str, filters: Mapping[str, Any], limit: int, offset: int, after: tuple[int, str] | None
     ) -> Page:
-        """Keys of a gateway, newest first."""
+        """Keys of a gateway, newest first. A tuple allows each of its values."""
         where = [k.c.gateway_id == gateway_id]
         for name, value in filters.items():
             if name == "keyword":
                 where.append(_contains(k.c.name, value))
             elif name == "bound":
                 where.append(k.c.consumer_id.is_not(None) if value else k.c.consumer_id.is_(None))
+            elif isinstance(value, tuple):
+                where.append((_STORED_GENERATION if name == "stored_generation" else k.c[name]).in_(value))
             else:
                 where.append(k.c[name] == value)
-        return self._page(_keys_query().where(*where), k, k.c.key_id, where, limit, offset, after, _key)
+        return self._page(_keys_query().where(*where), k, k.c.key_id, where, limit, offset, after, _keys)
 
     def consumer(self, gateway_id: str, consumer_id: str) -> Consumer:
         """One consumer. Raises ConsumerNotFound, also when it belongs to another gateway."""
@@ -93,16 +109,80 @@ class Reads:
         row = self.connection.execute(query).mappings().first()
         if row is None:
             raise Problem("ConsumerNotFound")
-        return _consumer(row)
+        return self._consumers([row])[0]
 
     def consumers(
         self, gateway_id: str, filters: Mapping[str, Any], limit: int, offset: int, after: tuple[int, str] | None
     ) -> Page:
-        """Consumers of a gateway, newest first."""
+        """Consumers of a gateway, newest first. `resource` is (type, id) of what their groups may use; None is any."""
         where = [c.c.gateway_id == gateway_id]
         for name, value in filters.items():
-            where.append(_contains(c.c.name, value) if name == "keyword" else c.c[name] == value)
-        return self._page(_consumers_query().where(*where), c, c.c.consumer_id, where, limit, offset, after, _consumer)
+            if name == "keyword":
+                where.append(_contains(c.c.name, value))
+            elif name == "group_id":
+                where.append(sa.exists().where(m.c.consumer_id == c.c.consumer_id, m.c.group_id == value))
+            elif name == "resource":
+                through = [m.c.consumer_id == c.c.consumer_id, m.c.group_id == r.c.group_id]
+                given = zip((r.c.type, r.c.resource_id), value, strict=True)
+                through += [column == part for column, part in given if part is not None]
+                where.append(sa.exists().where(*through))
+            else:
+                where.append(c.c[name] == value)
+        query = _consumers_query().where(*where)
+        return self._page(query, c, c.c.consumer_id, where, limit, offset, after, self._consumers)
+
+    def _consumers(self, rows: Sequence[sa.RowMapping]) -> list[Consumer]:
+        groups = self._groups_of([row["consumer_id"] for row in rows])
+        return [_consumer(row, groups.get(row["consumer_id"], [])) for row in rows]
+
+    def _groups_of(self, consumer_ids: list[str]) -> dict[str, list[GroupRef]]:
+        query = (
+            sa.select(m.c.consumer_id, g.c.group_id, g.c.name, g.c.status)
+            .select_from(m.join(g, g.c.group_id == m.c.group_id))
+            .where(m.c.consumer_id.in_(consumer_ids))
+        )
+        found: dict[str, list[GroupRef]] = {}
+        for row in sorted(self.connection.execute(query), key=lambda row: str(row.name)):
+            ref = GroupRef(group_id=row.group_id, name=row.name, status=row.status)
+            found.setdefault(row.consumer_id, []).append(ref)
+        return found
+
+    def group(self, gateway_id: str, group_id: str) -> Group:
+        """One group. Raises GroupNotFound, also when it belongs to another gateway."""
+        query = _groups_query().where(g.c.gateway_id == gateway_id, g.c.group_id == group_id)
+        row = self.connection.execute(query).mappings().first()
+        if row is None:
+            raise Problem("GroupNotFound")
+        return self._groups([row])[0]
+
+    def groups(
+        self, gateway_id: str, filters: Mapping[str, Any], limit: int, offset: int, after: tuple[int, str] | None
+    ) -> Page:
+        """Groups of a gateway, newest first."""
+        where = [g.c.gateway_id == gateway_id]
+        for name, value in filters.items():
+            where.append(_contains(g.c.name, value) if name == "keyword" else g.c[name] == value)
+        query = _groups_query().where(*where)
+        return self._page(query, g, g.c.group_id, where, limit, offset, after, self._groups)
+
+    def _groups(self, rows: Sequence[sa.RowMapping]) -> list[Group]:
+        query = sa.select(r).where(r.c.group_id.in_([row["group_id"] for row in rows]))
+        resources: dict[str, list[Resource]] = {}
+        for row in sorted(self.connection.execute(query), key=lambda row: (str(row.type), str(row.resource_id))):
+            resources.setdefault(row.group_id, []).append(Resource(type=row.type, id=row.resource_id))
+        return [_group(row, resources.get(row["group_id"], [])) for row in rows]
+
+    def consumers_of_group(self, group_id: str, limit: int | None = None) -> list[tuple[str, str]]:
+        """(id, name) of the consumers in a group."""
+        members = m.join(c, c.c.consumer_id == m.c.consumer_id)
+        query = sa.select(c.c.consumer_id, c.c.name).select_from(members).where(m.c.group_id == group_id)
+        rows = self.connection.execute(query.order_by(c.c.consumer_id).limit(limit))
+        return [(row.consumer_id, row.name) for row in rows]
+
+    def members_among(self, group_id: str, consumer_ids: Iterable[str]) -> set[str]:
+        """Those of the consumers that are in the group."""
+        query = sa.select(m.c.consumer_id).where(m.c.group_id == group_id, m.c.consumer_id.in_(list(consumer_ids)))
+        return set(self.connection.execute(query).scalars())
 
     def keys_of_consumer(self, consumer_id: str, limit: int = 1000) -> list[tuple[str, str]]:
         """(id, name) of the keys bound to a consumer."""
@@ -121,7 +201,7 @@ class Reads:
         query = query.order_by(table.c.created_at.desc(), ident.desc()).limit(limit + 1).offset(offset)
         rows = self.connection.execute(query).mappings().all()
         last = (rows[limit - 1]["created_at"], rows[limit - 1][ident.name]) if len(rows) > limit else None
-        return Page([build(row) for row in rows[:limit]], total, last)
+        return Page(build(rows[:limit]), total, last)
 
     def sealed_value(self, key_id: str) -> bytes:
         """The sealed value of a System or Custom key."""
@@ -249,6 +329,15 @@ def _consumers_query() -> sa.Select[Any]:
     return sa.select(c, bound.label("key_count"))
 
 
+def _groups_query() -> sa.Select[Any]:
+    members = sa.select(sa.func.count()).where(m.c.group_id == g.c.group_id).scalar_subquery()
+    return sa.select(g, members.label("consumer_count"))
+
+
+def _keys(rows: Sequence[sa.RowMapping]) -> list[Key]:
+    return [_key(row) for row in rows]
+
+
 def _key(row: sa.RowMapping) -> Key:
     kms = row["generation"] == "KMS"
     return Key(
@@ -264,13 +353,27 @@ def _key(row: sa.RowMapping) -> Key:
 
 
 _KEY_COLUMNS = (
-    "key_id", "gateway_id", "name", "description", "type", "generation", "status", "masked_value", "revision",
+    "key_id", "gateway_id", "name", "description", "type", "generation", "creation_source", "status", "masked_value",
+    "revision",
 )  # fmt: skip
+# How a key came to be, in one word: a generated key that was made together with its consumer is told apart.
+_STORED_GENERATION = sa.case((k.c.creation_source == "Manual", k.c.generation), else_=k.c.creation_source)
 
 
-def _consumer(row: sa.RowMapping) -> Consumer:
+def _consumer(row: sa.RowMapping, groups: list[GroupRef]) -> Consumer:
     names = ("consumer_id", "gateway_id", "name", "description", "status", "key_count", "revision")
     return Consumer(
+        groups=groups,
+        created_at=timestamp(row["created_at"]),
+        modified_at=timestamp(row["modified_at"]),
+        **{name: row[name] for name in names},
+    )
+
+
+def _group(row: sa.RowMapping, resources: list[Resource]) -> Group:
+    names = ("group_id", "gateway_id", "name", "description", "status", "consumer_count", "revision")
+    return Group(
+        resources=resources,
         created_at=timestamp(row["created_at"]),
         modified_at=timestamp(row["modified_at"]),
         **{name: row[name] for name in names},

@@ -6,9 +6,8 @@ import sqlalchemy as sa
 
 from consumer_keys.store.dialect import long_text, octets, text
 
-SCHEMA_REVISION = "0004"
+SCHEMA_REVISION = "0005"
 metadata = sa.MetaData()
-
 
 deployment = sa.Table(
     "deployment",
@@ -54,6 +53,39 @@ consumers = sa.Table(
     sa.Index("ix_consumers_order", "gateway_id", "created_at", "consumer_id"),
 )
 
+consumer_groups = sa.Table(
+    "consumer_groups",
+    metadata,
+    sa.Column("group_id", text(32), primary_key=True),
+    sa.Column("gateway_id", text(64), nullable=False),
+    sa.Column("name", text(60), nullable=False),
+    sa.Column("description", text(200), nullable=False),
+    sa.Column("status", text(8), nullable=False),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("modified_at", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("gateway_id", "name", name="uq_consumer_groups_name"),
+    sa.Index("ix_consumer_groups_order", "gateway_id", "created_at", "group_id"),
+)
+
+group_members = sa.Table(
+    "group_members",
+    metadata,
+    sa.Column("group_id", text(32), sa.ForeignKey("consumer_groups.group_id"), primary_key=True),
+    sa.Column("consumer_id", text(32), sa.ForeignKey("consumers.consumer_id"), primary_key=True),
+    sa.Index("ix_group_members_consumer", "consumer_id"),
+)
+
+group_resources = sa.Table(
+    "group_resources",
+    metadata,
+    # What a group is authorised on, in the gateway's own terms; kept and listed here, enforced by the gateway.
+    sa.Column("group_id", text(32), sa.ForeignKey("consumer_groups.group_id"), primary_key=True),
+    sa.Column("type", text(16), primary_key=True),
+    sa.Column("resource_id", text(64), primary_key=True),
+    sa.Index("ix_group_resources_resource", "resource_id"),
+)
+
 consumer_keys = sa.Table(
     "consumer_keys",
     metadata,
@@ -63,6 +95,7 @@ consumer_keys = sa.Table(
     sa.Column("description", text(200), nullable=False),
     sa.Column("type", text(16), nullable=False),
     sa.Column("generation", text(8), nullable=False),
+    sa.Column("creation_source", text(16), nullable=False, server_default="Manual"),
     sa.Column("status", text(8), nullable=False),
     sa.Column("masked_value", text(16), nullable=False),
     sa.Column("consumer_id", text(32), sa.ForeignKey("consumers.consumer_id"), nullable=True),

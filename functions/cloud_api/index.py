@@ -1,0 +1,11 @@
+"""The vendor's cloud API of consumer keys, for its official SDKs and command line."""
+
+from typing import Any
+
+from consumer_keys import wiring
+from consumer_keys.cloud_api import handler
+
+
+def main_handler(event: Any, context: Any) -> Any:
+    """Entry point of SCF."""
+    return handler.handle(event, context, wiring.services)

@@ -1,0 +1,19 @@
+"""Edit the name, description and status of a consumer group."""
+
+from typing import Any
+
+from consumer_keys import groups, wiring
+from consumer_keys.model import Caller, UpdateGroup
+from consumer_keys.operation import Call, Operation, resource, serve
+from consumer_keys.web import Reply
+
+OPERATION = Operation("update_group", "PATCH", "/v1/gateways/{gateway_id}/groups/{group_id}", body=UpdateGroup)
+
+
+def main_handler(event: Any, context: Any) -> Any:
+    """Entry point of SCF."""
+    return serve(OPERATION, _run, event, context, wiring.services)
+
+
+def _run(app: wiring.Services, caller: Caller, call: Call) -> Reply:
+    return resource(groups.update(app, caller, call.params["gateway_id"], call.params["group_id"], call.input))

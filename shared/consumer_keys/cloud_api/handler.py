@@ -1,0 +1,135 @@
+"""The function cloud_api: the vendor's envelope around its actions.
+
+The official clients take an answer for an error only when it is HTTP 200, has exactly `application/json` as its content
+type, and holds Error and RequestId beside each other. So everything that can go wrong is answered in that form.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from consumer_keys import log, operators, tc3, web
+from consumer_keys.access import authorise
+from consumer_keys.cloud_api import requests
+from consumer_keys.cloud_api.actions import NOTHING, Action, Given, find
+from consumer_keys.cloud_api.errors import (
+    MISSING,
+    NO_ACTION,
+    NO_VERSION,
+    NOT_SIGNED,
+    Refused,
+    from_problem,
+    from_signature,
+)
+from consumer_keys.errors import CloudFailure, Problem, Replayed
+from consumer_keys.model import Caller
+from consumer_keys.snapshot import OperatorRecord
+
+if TYPE_CHECKING:
+    from consumer_keys.wiring import Services
+
+FUNCTION = "cloud_api"
+# Service in the signature -> its version of the API. Both are served on one state.
+VERSIONS = {"cngw": "2023-04-18", "tse": "2020-12-07"}
+_SERVICE_OF = {version: service for service, version in VERSIONS.items()}
+
+
+def handle(event: Any, context: Any, services: Callable[[], Services]) -> Any:
+    """Answers one request of an official client, or a direct invocation `{Action, Version, ...}`."""
+    return web.respond(FUNCTION, event, context, lambda request: answer(request, services))
+
+
+def answer(request: web.Request, services: Callable[[], Services]) -> web.Reply:
+    """The envelope: always 200, `Response` with RequestId, and either Error, Result or neither."""
+    request_id = request.request_id or str(uuid.uuid4())
+    noted: dict[str, Any] = {}
+    try:
+        result = _run(services(), request, request_id, noted)
+        content = {} if result is NOTHING else {"Result": result}
+    except Exception as error:  # noqa: BLE001 - the edge: whatever happened inside, clients get an envelope
+        refused = _refused(error, request_id)
+        noted["code"] = refused.code
+        content = {"Error": {"Code": refused.code, "Message": refused.message}}
+    return web.Reply(200, {"Response": {**content, "RequestId": request_id}}, {}, noted)
+
+
+def _refused(error: Exception, request_id: str) -> Refused:
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, Problem):
+        return from_problem(error)
+    if isinstance(error, CloudFailure):
+        log.emit_exception("cloud_failure", error, function=FUNCTION, code=error.cloud_code, stage=error.action)
+        return from_problem(Problem(error.code))
+    log.emit_exception("internal_error", error, function=FUNCTION, request_id=request_id)
+    return from_problem(Problem("InternalError"))
+
+
+def _run(app: Services, request: web.Request, request_id: str, noted: dict[str, Any]) -> Any:
+    """Authenticate, authorise, parse, run."""
+    operator, signature = _operator(app, request)
+    name, service, fields = _named(request, signature)
+    action = find(name)
+    if action is None:
+        raise Refused(NO_ACTION, "The action does not exist; it must be one of those of consumer keys.")
+    noted["action"] = name
+    for function in action.functions:
+        authorise(function, operator, None)
+    parsed = requests.parse(action.request, fields)
+    authorise(action.functions[0], operator, parsed.GatewayId)
+    if parsed.GatewayId not in {gateway.gateway_id for gateway in app.settings.gateways}:
+        raise Problem("GatewayNotFound")
+    caller = _caller(operator, action, name, request, request_id, signature)
+    try:
+        return action.run(app, Given(caller, service, parsed))
+    except Replayed as replay:
+        if action.again is None:
+            raise
+        return action.again(replay.body)
+
+
+def _operator(app: Services, request: web.Request) -> tuple[OperatorRecord, tc3.Signature | None]:
+    """Who signed this request. A direct invocation is authenticated by CAM: it acts as the platform."""
+    if request.kind == "direct":
+        return OperatorRecord("function-invoke", "admin", None), None
+    if request.kind != "http":
+        raise Problem("MalformedEvent")
+    if not tc3.is_tc3(request.header("authorization")):
+        raise Refused(NOT_SIGNED, "Sign the request with TC3-HMAC-SHA256 and an operator's secret id and secret key.")
+    try:
+        return operators.signed_by(app, operators.signed_request(request), VERSIONS)
+    except tc3.SignatureRefused as refused:
+        raise from_signature(refused) from None
+
+
+def _named(request: web.Request, signature: tc3.Signature | None) -> tuple[str, str, Mapping[str, Any]]:
+    """Action, service and fields of a request."""
+    if signature is None:
+        fields = dict(request.fields)
+        name, version = fields.pop("Action", None), fields.pop("Version", None)
+    else:
+        name, version = request.header("x-tc-action"), request.header("x-tc-version")
+        fields = web.parse_json(request.body) if request.body.strip() else {}
+    for header, value in (("X-TC-Action", name), ("X-TC-Version", version)):
+        if not isinstance(value, str):
+            raise Refused(MISSING, f"{header} is missing.")
+    service = _SERVICE_OF.get(str(version))
+    if service is None or (signature is not None and signature.service != service):
+        raise Refused(NO_VERSION, f"The version must be one of {', '.join(VERSIONS.values())}, that of its service.")
+    return str(name), service, fields
+
+
+def _caller(
+    operator: OperatorRecord, action: Action, name: str, request: web.Request, request_id: str,
+    signature: tc3.Signature | None,
+) -> Caller:  # fmt: skip
+    fingerprint = hashlib.sha256(f"{name}\0{request.body}".encode("utf-8", "surrogatepass")).hexdigest()
+    return Caller(
+        operator.secret_id, operator.role, operator.gateways, action.functions[0], request_id, None,
+        web.idempotency_key(request) if action.again is not None else None, fingerprint,
+        # The official clients leave the action out of what they sign: a signature counts once, for any of them.
+        None if signature is None else operators.signed_use(FUNCTION, signature),
+    )  # fmt: skip
