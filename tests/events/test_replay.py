@@ -21,6 +21,7 @@ from ckeys.deployment import ROOT, Deployment
 from ckeys.events import Event, read_event
 from ckeys.template import load_template
 from consumer_keys.errors import CODES
+from tests.contract import described
 
 EVENTS = ROOT / "events"
 FILES = sorted(EVENTS.glob("*/*.json"))
@@ -108,6 +109,7 @@ def test_an_event_gives_what_its_name_says(path: Path, sample: Sample, capsys: p
     answer = sample.deployment.call(expected.function, event)
     logged = capsys.readouterr().out
     body, text = read_answer(expected, answer)
+    described.check(expected.function, event, answer, body, expected.status)
     if expected.code is None:
         assert not is_problem(body), body
     else:
