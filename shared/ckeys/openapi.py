@@ -240,7 +240,7 @@ def _validate(route: Route, method: str) -> dict[str, Any]:
             "DependencyUnavailable",
             "SnapshotUnavailable",
         ],
-    }
+    }  # fmt: skip
 
 
 def _path_parameters(path: str) -> list[dict[str, Any]]:
