@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from ckeys.deployment import Deployment, DeploymentError
-from ckeys.front import Front, TimerLoop
+from ckeys.front import Front, LocalRoute, TimerLoop
 
 # Production looks for a newer snapshot every 10 s. Somebody who tries things out by hand expects to see the effect of
 # a disable in the next request, and a look costs a millisecond here.
@@ -39,7 +39,10 @@ class LocalRun:
             timers = TimerLoop(deployment.template, deployment.handlers, _now, sys.stderr)
             try:
                 front = Front(
-                    deployment.template, deployment.handlers, port=self.port, local_routes=timers.local_routes()
+                    deployment.template,
+                    deployment.handlers,
+                    port=self.port,
+                    local_routes={**timers.local_routes(), **described(deployment)},
                 )
             except OSError as error:
                 raise _explained(error, self.port) from None
@@ -50,6 +53,14 @@ class LocalRun:
                 self._stop.wait()
                 sys.stdout.write("\nStopping.\n")
                 timers.stop()
+
+
+def described(deployment: Deployment) -> dict[tuple[str, str], LocalRoute]:
+    """`GET /openapi.json`: the document of the routes that are mounted."""
+    from ckeys.openapi import document
+
+    made = document(deployment.template, deployment.handlers)
+    return {("GET", "/openapi.json"): lambda _event: made}
 
 
 def _now() -> datetime:

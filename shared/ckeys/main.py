@@ -158,6 +158,19 @@ def routes() -> None:
 
 
 @cli.command()
+def openapi() -> None:
+    """Print the OpenAPI 3.1 document of every route."""
+    from ckeys.deployment import ROOT
+    from ckeys.front import load_handlers
+    from ckeys.openapi import text
+    from ckeys.template import load_template
+
+    with one_sentence(LookupError):
+        template = load_template(ROOT / "template.yaml")
+        click.echo(text(template, load_handlers(ROOT / "functions", template)), nl=False)
+
+
+@cli.command()
 @click.option("--home", help="State folder [CKEYS_HOME, .ckeys].")
 def env(home: str | None) -> None:
     """Print the exports with which curl, tccli and the SDKs reach the local run."""

@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from consumer_keys.errors import FieldFault
+from consumer_keys.keytext import VALUE_BYTES_MAX, VALUE_BYTES_MIN
 
 Status = Literal["Enable", "Disable"]
 Generation = Literal["System", "Custom", "KMS"]
@@ -42,6 +43,8 @@ LIMIT_MAX, LIMIT_DEFAULT = 100, 20
 _EPOCH, _SECOND = datetime(1970, 1, 1, tzinfo=timezone.utc), timedelta(seconds=1)
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 _NAME = re.compile(rf"[A-Za-z{_HAN}](?:[A-Za-z0-9{_HAN}_-]*[A-Za-z0-9{_HAN}])?")
+# What `_plain` lets through, as far as a pattern can say it.
+_PLAIN = r"[^\u0000-\u0008\u000b-\u001f]*"
 _SECRET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _MOMENT = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]([0-9]{2}:[0-9]{2}:[0-9]{2})(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
@@ -74,6 +77,10 @@ def _matching(pattern: re.Pattern[str], what: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _schema(pattern: re.Pattern[str]) -> Any:
+    return Field(json_schema_extra={"pattern": f"^{pattern.pattern}$"})
+
+
 def _integer(value: Any) -> Any:
     """Query parameters are text; only plain ASCII digits count as a number."""
     return int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value) else value
@@ -96,17 +103,32 @@ def _moment(value: Any) -> Any:
     raise ValueError("must be a time as in RFC 3339, such as 2026-01-31T08:00:00Z")
 
 
-KeyName = Annotated[str, Field(min_length=2, max_length=60), AfterValidator(_name)]
-ConsumerName = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(_name)]
+def _text(minimum: int, maximum: int, pattern: str = _PLAIN) -> Any:
+    """The length of a text, and for the API's schema the rule that a validator of ours checks."""
+    return Field(min_length=minimum, max_length=maximum, json_schema_extra={"pattern": f"^{pattern}$"})
+
+
+KeyName = Annotated[str, _text(2, 60, _NAME.pattern), AfterValidator(_name)]
+ConsumerName = Annotated[str, _text(1, 60, _NAME.pattern), AfterValidator(_name)]
 GroupName = ConsumerName
-Description = Annotated[str, Field(max_length=200), AfterValidator(_plain)]
-ConsumerId = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_plain)]
+Description = Annotated[str, _text(0, 200), AfterValidator(_plain)]
+ConsumerId = Annotated[str, _text(1, 64), AfterValidator(_plain)]
 GroupId = ConsumerId
-Keyword = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(_plain)]
+Keyword = Annotated[str, _text(1, 60), AfterValidator(_plain)]
+_VALUE = {"minLength": VALUE_BYTES_MIN, "maxLength": VALUE_BYTES_MAX, "pattern": "^[A-Za-z0-9._~+/=-]+$"}
+KeyValue = Annotated[SecretStr, WithJsonSchema({"type": "string", "format": "password", "writeOnly": True, **_VALUE})]
 Limit = Annotated[int, BeforeValidator(_integer), Field(ge=1, le=LIMIT_MAX)]
 Offset = Annotated[int, BeforeValidator(_integer), Field(ge=0, le=10_000_000)]
 Moment = Annotated[int, BeforeValidator(_moment), WithJsonSchema({"type": "string", "format": "date-time"})]
 Flag = Annotated[bool, BeforeValidator(_boolean)]
+
+
+SecretName = Annotated[
+    str, _schema(_SECRET_NAME), _matching(_SECRET_NAME, "secret name (1 to 128 letters, digits, _ or -)")
+]
+SecretVersion = Annotated[
+    str, _schema(_SECRET_VERSION), _matching(_SECRET_VERSION, "secret version (1 to 64 letters, digits, _ . or -)")
+]
 
 
 class Input(BaseModel):
@@ -118,8 +140,8 @@ class Input(BaseModel):
 class Credential(Input):
     """A credential in SSM: (name, version)."""
 
-    name: Annotated[str, _matching(_SECRET_NAME, "secret name (1 to 128 letters, digits, _ or -)")]
-    version: Annotated[str, _matching(_SECRET_VERSION, "secret version (1 to 64 letters, digits, _ . or -)")]
+    name: SecretName
+    version: SecretVersion
 
 
 class PublicKey(Input):
@@ -151,7 +173,7 @@ class CreateKey(Input):
     generation: Generation
     type: KeyType = "ApiKey"
     description: Description = ""
-    value: SecretStr | None = None
+    value: KeyValue | None = None
     credential: Credential | None = None
     status: Status = "Enable"
     reveal_to: PublicKey | None = None
@@ -249,9 +271,9 @@ class ListConsumers(Page):
 class ListAudit(Cursored):
     """GET /audit: rows of one gateway; `from` is the first moment that counts, `to` the first that no longer does."""
 
-    actor: Annotated[str, Field(min_length=1, max_length=80), AfterValidator(_plain)] | None = None
+    actor: Annotated[str, _text(1, 80), AfterValidator(_plain)] | None = None
     action: AuditAction | None = None
-    target: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_plain)] | None = None
+    target: Annotated[str, _text(1, 64), AfterValidator(_plain)] | None = None
     from_: Moment | None = Field(default=None, alias="from")
     to: Moment | None = None
 

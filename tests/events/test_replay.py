@@ -21,6 +21,7 @@ from ckeys.deployment import ROOT, Deployment
 from ckeys.events import Event, read_event
 from ckeys.template import load_template
 from consumer_keys.errors import CODES
+from tests.contract import described
 from tests.databases import Rows, restore, rows_of
 
 EVENTS = ROOT / "events"
@@ -106,6 +107,7 @@ def replay(path: Path, sample: Sample, capsys: pytest.CaptureFixture[str]) -> No
         answer = sample.deployment.call(expected.function, event)
         logged = capsys.readouterr().out
         body, text = read_answer(expected, answer)
+        described.check(expected.function, event, answer, body, expected.status)
         if expected.code is None:
             assert not is_problem(body), body
         else:
