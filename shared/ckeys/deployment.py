@@ -18,13 +18,15 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError
 
 from ckeys.database import migrate
-from ckeys.events import Event, invoke
+from ckeys.events import Context, Event, Handler, invoke
 from ckeys.front import load_handlers
+from ckeys.policies import ADMINISTRATOR, policies
 from ckeys.reach import ENVIRONMENT_FILE
-from ckeys.template import Template, load_template
+from ckeys.template import Function, Template, load_template
 from consumer_keys import config, front_door, operator_admin, validate_wiring, wiring
 from consumer_keys.access import token_digest
 from consumer_keys.errors import CloudFailure
+from tencent_emulator.cam import UIN
 from tencent_emulator.cloud import Cloud, CloudError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,10 +58,12 @@ class Deployment:
             self.cloud.add_credential(*self.operator)
             self.server = self.cloud.serve(cloud_port)
             self.environment = self._environment(os.environ if environ is None else environ)
+            self.roles = self._roles()
             self._enter_environment()
             _keep_environment(home / ENVIRONMENT_FILE, self.environment)
             migrate_database(self.environment["DATABASE_URL"])
-            self.handlers = load_handlers(ROOT / "functions", self.template)
+            loaded = load_handlers(ROOT / "functions", self.template)
+            self.handlers = {item.name: self._hosted(item, loaded[item.name]) for item in self.template.functions}
             for function in self.template.functions:
                 self.cloud.functions[function.name] = partial(self.call, function.name)
             self._first_operator()
@@ -75,7 +79,7 @@ class Deployment:
 
     @property
     def services(self) -> wiring.Services:
-        """The collaborators that the management functions of this deployment use."""
+        """The collaborators of the management functions, in the role of the administrator."""
         return wiring.services()
 
     def call(self, function: str, event: Event) -> Any:
@@ -105,11 +109,37 @@ class Deployment:
             "CLOUD_ENDPOINT": self.server.endpoint,
             "COS_BUCKET": BUCKET,
             "SNAPSHOT_DIR": str(self.home.resolve() / "validator"),
-            "TENCENTCLOUD_SECRETID": self.operator[0],
-            "TENCENTCLOUD_SECRETKEY": self.operator[1],
-            "TENCENTCLOUD_SESSIONTOKEN": "",
             "FRONT_DOOR_ROUTES": front_door_routes(self.template),
         }
+
+    def _roles(self) -> dict[str, dict[str, str]]:
+        """Role -> the variables of its temporary credential, as the platform sets them; each may what its policy says.
+
+        The first operator's pair is also the root account's of the emulated cloud, for tccli and the SDKs.
+        """
+        roles = {}
+        for role, policy in policies(ROOT, self.template, str(UIN), self.environment).items():
+            pair = f"AKID{secrets.token_hex(16)}", secrets.token_urlsafe(24), secrets.token_urlsafe(48)
+            self.cloud.add_credential(*pair, policy)
+            names = ("TENCENTCLOUD_SECRETID", "TENCENTCLOUD_SECRETKEY", "TENCENTCLOUD_SESSIONTOKEN")
+            roles[role] = dict(zip(names, pair, strict=True))
+        return roles
+
+    def environment_of(self, name: str) -> dict[str, str]:
+        """What a function finds in its environment: its role, and no variable that the template keeps from it."""
+        function = self.template.function(name)
+        withheld = {item for other in self.template.functions for item in other.environment} - {*function.environment}
+        kept = {item: value for item, value in self.environment.items() if item not in withheld}
+        return kept | self.roles[function.role]
+
+    def _hosted(self, function: Function, handler: Handler) -> Handler:
+        environment = self.environment_of(function.name)
+
+        def run(event: Event, context: Context) -> Any:
+            with config.Hosted(function.name, environment):
+                return handler(event, context)
+
+        return run
 
     def _cloud_resources(self) -> dict[str, str]:
         """KMS keys by alias, bucket and root secret: found, or made."""
@@ -136,7 +166,7 @@ class Deployment:
     def _enter_environment(self) -> None:
         self._saved = dict(os.environ)
         os.environ.pop("TENCENTCLOUD_RUNENV", None)
-        os.environ.update(self.environment)
+        os.environ.update(self.environment | self.roles[ADMINISTRATOR])
         validate_wiring.close()  # it reads its settings once per process, as an instance of the platform does
 
     def _first_operator(self) -> None:

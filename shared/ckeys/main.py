@@ -171,6 +171,23 @@ def openapi() -> None:
 
 
 @cli.command()
+@click.option("--uin", required=True, help="The UIN of your account's root.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path(".build/policies"), show_default=True)
+def policies(uin: str, out: Path) -> None:
+    """Write the CAM policy of each role, with the names of template.yaml and of the environment in it."""
+    from ckeys.deployment import ROOT
+    from ckeys.policies import PolicyError
+    from ckeys.policies import policies as rendered
+    from ckeys.template import load_template
+
+    with one_sentence(PolicyError):
+        for role, policy in rendered(ROOT, load_template(ROOT / "template.yaml"), uin, os.environ).items():
+            out.mkdir(parents=True, exist_ok=True)
+            (out / f"{role}.json").write_text(json.dumps(policy, indent=2) + "\n", encoding="utf-8")
+            click.echo(out / f"{role}.json")
+
+
+@cli.command()
 @click.option("--home", help="State folder [CKEYS_HOME, .ckeys].")
 def env(home: str | None) -> None:
     """Print the exports with which curl, tccli and the SDKs reach the local run."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from _thread import _local
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
@@ -115,6 +116,7 @@ SETTINGS = (
         _switch,
         "let `create_key` and `reveal_key` answer in clear where `reveal_to` is absent",
     ),
+    Setting("CREDENTIAL_PREFIX", "", _text, "keys may only refer to credentials whose names begin with this"),
     Setting("SSM_REQUESTS_PER_SECOND", "20", _number(0.1, 10000), "rate limit of the timer's SSM reads"),
     Setting("KMS_KEY_ID", None, _text, "KMS key that wraps the data keys of key values"),
     Setting("KMS_OPERATOR_KEY_ID", None, _text, "KMS key that wraps the data keys of operators' secrets"),
@@ -150,6 +152,7 @@ class Settings(NamedTuple):
     reveals_per_day: float
     auth_failures_per_minute: float
     clear_values: bool
+    credential_prefix: str
     ssm_requests_per_second: float
     kms_key_id: str | None
     kms_operator_key_id: str | None
@@ -191,9 +194,44 @@ def _load(given: tuple[tuple[str, str | None], ...], needs: tuple[str, ...], on_
     return Settings(**values)
 
 
+class _Hosted(_local):  # threading.local without what else `threading` loads at a cold start
+    function = ""
+    environ: Mapping[str, str] | None = None
+
+
+_hosted = _Hosted()
+
+
+class Hosted:
+    """A context in which one function of several in this process runs: its thread sees its own environment and role.
+
+    On SCF each function is a process; the local run is one process, where a shared role would hide what a role lacks.
+    """
+
+    def __init__(self, function: str, environ: Mapping[str, str]) -> None:
+        self._inner = function, environ
+
+    def __enter__(self) -> None:
+        self._outer = _hosted.function, _hosted.environ
+        _hosted.function, _hosted.environ = self._inner
+
+    def __exit__(self, *_: object) -> None:
+        _hosted.function, _hosted.environ = self._outer
+
+
+def hosted_function() -> str:
+    """Which hosted function runs in this thread; empty where the process is the function."""
+    return _hosted.function
+
+
+def environment() -> Mapping[str, str]:
+    """The environment of the function that runs in this thread."""
+    return os.environ if _hosted.environ is None else _hosted.environ
+
+
 def role_credential() -> tuple[str, str, str | None]:
     """(secret id, secret key, token) of the execution role. Read at each call: SCF renews them in place."""
-    environ = os.environ
+    environ = environment()
     try:
         return (
             environ["TENCENTCLOUD_SECRETID"],

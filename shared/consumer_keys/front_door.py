@@ -7,7 +7,6 @@ method and `{rest}` for everything below a path.
 from __future__ import annotations
 
 import json
-import os
 import re
 from functools import lru_cache
 from typing import Any
@@ -28,7 +27,7 @@ def handle(event: Any, context: Any) -> Any:
     def answer(request: web.Request) -> web.Reply:
         if request.kind != "http":
             raise Problem("MalformedEvent", "The front door takes HTTP events only; invoke the function itself.")
-        settings = config.load(os.environ, ("FRONT_DOOR_ROUTES",))
+        settings = config.load(config.environment(), ("FRONT_DOOR_ROUTES",))
         function = find(routes(settings.front_door_routes or ""), request.method, request.path)
         try:
             result = _scf(settings).invoke(function, settings.front_door_namespace, event)

@@ -91,6 +91,9 @@ def _value(app: Services, given: CreateKey) -> bytes:
 
 def read_credential(app: Services, credential: Credential) -> bytes:
     """The content of a credential, if it can be a key value. Raises Problem with the credential's own code."""
+    root = app.settings.root_secret_name
+    if not credential.name.startswith(app.settings.credential_prefix) or f"{credential.name}-".startswith(f"{root}-"):
+        raise invalid("credential.name", "names a secret that keys may not refer to")
     try:
         content = app.ssm.secret_value(credential.name, credential.version)
     except CloudFailure as failure:

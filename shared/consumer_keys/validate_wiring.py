@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from _thread import allocate_lock
 from collections.abc import Mapping
@@ -103,7 +102,7 @@ def _validation() -> Validation:
     if _Process.validation is None:
         with _Process.lock:
             if _Process.validation is None:
-                _Process.validation = Validation(config.load(os.environ, ("COS_BUCKET",)))
+                _Process.validation = Validation(config.load(config.environment(), ("COS_BUCKET",)))
     return _Process.validation
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from consumer_keys import config, log, operators, snapshot_base, web
 from consumer_keys.cloud.cos import Bucket
 from consumer_keys.cloud.kms import Kms
 from consumer_keys.cloud.ssm import Ssm
-from consumer_keys.errors import Problem
+from consumer_keys.errors import CloudFailure, Problem, Unavailable
 from consumer_keys.keytext import derive_key
 from consumer_keys.model import Caller
 from consumer_keys.publish import Publisher, quietly
@@ -44,12 +43,11 @@ class RootKeys:
 class Services:
     """What use cases are given. Each part is built when it is first needed; a failure is not remembered."""
 
-    def __init__(self, settings: config.Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: config.Settings, store: Database) -> None:
+        self.settings, self.store = settings, store
         self._reach = (config.role_credential, settings.tencentcloud_region, settings.cloud_endpoint)
         self.ssm, self.kms = Ssm(*self._reach), Kms(*self._reach)
         self.bucket = Bucket(*self._reach, settings.cos_bucket or "")
-        self.store = Database(settings.database_url or "")
         self.key_vault = self._vault("values", settings.kms_key_id)
         self.operator_vault = self._vault("operators", settings.kms_operator_key_id)
         self.failures = FailureLimit(settings.auth_failures_per_minute, time.monotonic)
@@ -62,11 +60,15 @@ class Services:
 
     @property
     def root(self) -> RootKeys:
-        """The derived keys. Raises Unavailable or Gone while the root secret cannot be read."""
+        """The derived keys. Raises Unavailable while the root secret cannot be read."""
         with self._lock:
             if self._root is None:
                 name, version = self.settings.root_secret_name, self.settings.root_secret_version
-                self._root = RootKeys(self.ssm.secret_value(name, version))
+                try:
+                    self._root = RootKeys(self.ssm.secret_value(name, version))
+                except CloudFailure as failure:  # its code would speak of a credential that the caller named
+                    details = failure.service, failure.action, failure.cloud_code
+                    raise Unavailable("DependencyUnavailable", *details) from None
             return self._root
 
     @cached_property
@@ -152,6 +154,7 @@ def close() -> None:
         built.close()
     _live.clear()
     _built.cache_clear()
+    _database.cache_clear()
 
 
 _live: list[Services] = []
@@ -159,11 +162,16 @@ _live: list[Services] = []
 
 def services() -> Services:
     """The collaborators for the present environment. Raises ConfigError naming every faulty setting."""
-    return _built(config.load(os.environ, NEEDS))
+    return _built(config.hosted_function(), config.load(config.environment(), NEEDS))
+
+
+@lru_cache(maxsize=64)
+def _built(function: str, settings: config.Settings) -> Services:  # noqa: ARG001 - each function has its own role
+    built = Services(settings, _database(settings.database_url or ""))
+    _live.append(built)
+    return built
 
 
 @lru_cache(maxsize=4)
-def _built(settings: config.Settings) -> Services:
-    built = Services(settings)
-    _live.append(built)
-    return built
+def _database(url: str) -> Database:
+    return Database(url)

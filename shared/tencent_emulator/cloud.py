@@ -9,12 +9,13 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from tencent_emulator import cam
 from tencent_emulator.actions import Params, checked
 from tencent_emulator.cos import Cos
 from tencent_emulator.errors import CloudError, StateError
@@ -86,9 +87,15 @@ class Cloud:
         self._servers.append(server)
         return server
 
-    def add_credential(self, secret_id: str, secret_key: str, token: str | None = None) -> None:
-        """Accept signatures of this key; with a token, only together with that token."""
-        self.credentials[secret_id] = Credential(secret_key, token)
+    def add_credential(
+        self, secret_id: str, secret_key: str, token: str | None = None, policy: Mapping[str, Any] | None = None
+    ) -> None:
+        """Accept signatures of this key; with a token, only together with that token.
+
+        With a CAM policy document the key may do what that allows and nothing else; without one it is the root
+        account's. ValueError for a document that CAM would refuse or that has parts which are not emulated.
+        """
+        self.credentials[secret_id] = Credential(secret_key, token, None if policy is None else cam.Policy(policy))
 
     def remove_credential(self, secret_id: str) -> None:
         """Answer SecretIdNotFound from now on."""
@@ -111,14 +118,24 @@ class Cloud:
             raise lost
         return response
 
-    def execute(self, service: str, action: str, params: Params, caller: str, plan: Plan) -> dict[str, Any]:
-        """What follows a valid signature: planned refusal, rate limit, parameter check, effect."""
+    def execute(
+        self, service: str, action: str, params: Params, caller: str, plan: Plan, region: str = ""
+    ) -> dict[str, Any]:
+        """What follows a valid signature: parameter check, permission, planned refusal, rate limit, effect."""
         request = checked(service, action, params)
+        if (policy := self.policy_of(caller)) is not None:
+            key_ids = self._kms.keys_of(request) if service == "kms" else []
+            cam.check(policy, cam.wanted_of_api(service, action, request, region, key_ids))
         self.gate(service, action, caller, plan)
         handler = getattr(self._services[service], action)
         # A function may call the cloud itself, so no lock is held while it runs.
         response = handler(request) if service == "scf" else self._at_once(handler, request)
         return {**response, "RequestId": str(uuid.uuid4())}
+
+    def policy_of(self, caller: str) -> cam.Policy | None:
+        """What limits a caller; None for the root account and for calls in process."""
+        known = self.credentials.get(caller)
+        return None if known is None else known.policy
 
     def _at_once(self, handler: Callable[[Params], Doc], request: Params) -> Doc:
         """Run a handler in one transaction, which a refusal commits and any other exception rolls back.

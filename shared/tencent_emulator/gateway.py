@@ -13,8 +13,9 @@ import traceback
 import uuid
 from collections.abc import Callable, Container
 from typing import Any
+from urllib.parse import parse_qsl
 
-from tencent_emulator import cos_http, cos_sign, tc3
+from tencent_emulator import cam, cos_http, cos_sign, tc3
 from tencent_emulator.actions import ACTIONS, VERSIONS, Params, fields, from_query
 from tencent_emulator.cloud import Cloud
 from tencent_emulator.errors import CloudError, StateError
@@ -96,7 +97,7 @@ class Gateway:
         tc3.verify(request, auth, self._cloud.credentials, self._cloud.clock())
         _check_common(request, auth.service, action)
         params = _params(request, auth.service, action)
-        return self._cloud.execute(auth.service, action, params, caller, plan)
+        return self._cloud.execute(auth.service, action, params, caller, plan, request.headers["x-tc-region"])
 
     def _answer_cos(self, request: Request, aim: cos_http.Target) -> Reply:
         plan = self._plan("cos", aim.action, (aim.key,))
@@ -105,6 +106,9 @@ class Gateway:
         try:
             with self._cloud.recorded("cos", aim.action, caller):
                 cos_sign.verify(request, self._cloud.credentials, self._cloud.clock())
+                prefix = dict(parse_qsl(request.query)).get("prefix", "") if aim.action == "ListObjects" else aim.key
+                wanted = cam.wanted_of_cos(aim.action, aim.region, aim.bucket, prefix)
+                cam.check(self._cloud.policy_of(caller), wanted, cos=True)
                 self._cloud.gate("cos", aim.action, caller, plan)
                 if plan.status is not None:
                     raise CloudError("InternalError", "We encountered an internal error.")

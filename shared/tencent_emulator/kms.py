@@ -19,6 +19,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tencent_emulator.actions import Params
+from tencent_emulator.cam import UIN
 from tencent_emulator.errors import CloudError
 from tencent_emulator.storage import Doc, Store
 
@@ -27,7 +28,6 @@ KEYS_MAX = 200
 PLAINTEXT_BYTES_MAX = 4096
 CONTEXT_CHARS_MAX = 1024
 DAY_S = 86_400
-UIN = 100000000001
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}")
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SPECS = {"AES_128": 16, "AES_256": 32}
@@ -241,6 +241,17 @@ class Kms:
         """Not an API action: renew the material now, as the schedule would."""
         with self._store.transaction():
             self._renew(key_id, self._key(key_id))
+
+    def keys_of(self, params: Params) -> list[str]:
+        """Not an API action: the keys that a request names, itself or by its ciphertext; "" for a bad one."""
+        named = [params[name] for name in ("KeyId", "DestinationKeyId") if params.get(name)]
+        if "CiphertextBlob" not in params:
+            return named
+        try:
+            sealed_under = str(uuid.UUID(bytes=base64.b64decode(params["CiphertextBlob"].split("-k-")[1])))
+        except (IndexError, ValueError):
+            sealed_under = ""
+        return [*named, sealed_under]
 
     def _keys(self) -> dict[str, Doc]:
         found = {}

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tencent_emulator.actions import Params
+from tencent_emulator.cam import UIN
 from tencent_emulator.errors import CloudError
 from tencent_emulator.storage import Doc, Store
 
@@ -25,7 +26,6 @@ VALUE_BYTES_MAX = 32 * 1024
 DESCRIPTION_BYTES_MAX = 2048
 LIST_MAX = 200  # the vendor names no maximum; its Terraform provider asks for 200
 DAY_S = 86_400
-UIN = 100000000001
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _STATES = (None, ENABLED, DISABLED, PENDING, "PendingCreate", "CreateFailed")

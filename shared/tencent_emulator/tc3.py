@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from tencent_emulator.cam import Policy
 from tencent_emulator.errors import CloudError
 from tencent_emulator.wire import Request
 
@@ -24,10 +25,11 @@ _FORM = re.compile(
 
 
 class Credential(NamedTuple):
-    """A key pair the emulator knows; `token` is set for temporary credentials."""
+    """A key pair the emulator knows; `token` is set for temporary credentials, `policy` limits what it may do."""
 
     secret_key: str
     token: str | None
+    policy: Policy | None = None
 
 
 class Authorization(NamedTuple):

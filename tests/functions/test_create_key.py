@@ -226,6 +226,7 @@ def unreadable(api: Api) -> None:
 
 
 def forbidden(api: Api) -> None:
+    api.create_key("warm")  # the instance has its root secret
     api.put_credential("cred", "content-Zq7x9Lk3")
     api.deployment.cloud.fail_next("ssm", "GetSecretValue", "UnauthorizedOperation")
 

@@ -44,10 +44,9 @@ def environment(deployment: Deployment, **changes: str | None) -> dict[str, str]
         "PYTHONPATH", "TENCENTCLOUD_SECRETID", "TENCENTCLOUD_SECRETKEY", "TENCENTCLOUD_SESSIONTOKEN",
     }  # fmt: skip
     base = {name: value for name, value in os.environ.items() if name not in mine}
-    given = {
-        name: deployment.environment[name]
-        for name in ("COS_BUCKET", "CLOUD_ENDPOINT", "SNAPSHOT_DIR", "TENCENTCLOUD_SECRETID", "TENCENTCLOUD_SECRETKEY")
-    }
+    names = ("COS_BUCKET", "CLOUD_ENDPOINT", "SNAPSHOT_DIR")
+    credential = ("TENCENTCLOUD_SECRETID", "TENCENTCLOUD_SECRETKEY", "TENCENTCLOUD_SESSIONTOKEN")
+    given = {name: deployment.environment_of("validate_key")[name] for name in (*names, *credential)}
     settings = {"SNAPSHOT_POLL_SECONDS": str(POLL_SECONDS), **given, **changes}
     return {**base, **{name: value for name, value in settings.items() if value is not None}}
 

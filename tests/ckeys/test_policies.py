@@ -1,0 +1,173 @@
+"""policies/*.json: a role per function, exact names, and no star that was not thought about."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ckeys.main import cli
+from ckeys.policies import ADMINISTRATOR, PolicyError, policies
+from ckeys.template import load_template
+from tencent_emulator.cam import OPERATION_LEVEL, Policy
+
+ROOT = Path(__file__).parents[2]
+TEMPLATE = load_template(ROOT / "template.yaml")
+UIN = "100000000001"
+RENDERED = policies(ROOT, TEMPLATE, UIN, {})
+SECRET, KEY = f"qcs::ssm:ap-guangzhou:uin/{UIN}:secret/creatorUin/{UIN}/", f"qcs::kms:ap-guangzhou:uin/{UIN}:key/"
+VALUES_KEY, OPERATORS_KEY = (f"{KEY}creatorUin/{UIN}/00000000-0000-0000-0000-00000000000{number}" for number in (1, 2))
+FOLDER = "qcs::cos:ap-guangzhou:uid/1250000000:consumer-keys-1250000000/consumer-keys/*"
+AUDIT = FOLDER.replace("/consumer-keys/", "/consumer-keys-audit/")
+# Reviewed: a resource may end with a star only here. The folder's objects are named by their hashes; keys refer to
+# any credential of the chosen prefix, and the deny beside it keeps the root secret's siblings away.
+STARS = {
+    FOLDER: None,
+    AUDIT: {"ckeys-sync-credentials", ADMINISTRATOR},
+    f"{SECRET}*": {"ckeys-create-key", "ckeys-sync-credentials", ADMINISTRATOR},
+    f"{SECRET}consumer-keys-root-*": {"ckeys-create-key", "ckeys-sync-credentials", ADMINISTRATOR},
+}
+MUST_HAVE_ROOT = {function.role for function in TEMPLATE.functions} - {"ckeys-front-door"}
+
+
+def permissions(role: str, effect: str = "allow") -> set[tuple[str, str]]:
+    """Every (action, resource) of a role's statements with this effect."""
+    return {
+        (action, resource)
+        for statement in RENDERED[role]["statement"]
+        if statement["effect"] == effect
+        for action in statement["action"]
+        for resource in statement["resource"]
+    }
+
+
+def holders(action: str, resource: str | None = None) -> set[str]:
+    """The roles of functions that are allowed an action on a resource, or on any."""
+    return {
+        role
+        for role in RENDERED
+        if role != ADMINISTRATOR and any(a == action and resource in (None, r) for a, r in permissions(role))
+    }
+
+
+def test_every_function_has_a_role_of_its_own_and_no_policy_is_without_a_role() -> None:
+    roles = [function.role for function in TEMPLATE.functions]
+    assert len(set(roles)) == len(roles)
+    assert {path.stem for path in (ROOT / "policies").glob("*")} == {*roles, ADMINISTRATOR} == RENDERED.keys()
+    assert [f"ckeys-{function.name.replace('_', '-')}" for function in TEMPLATE.functions] == roles
+
+
+@pytest.mark.parametrize("role", sorted(RENDERED))
+def test_a_policy_names_its_actions_and_resources(role: str) -> None:
+    Policy(RENDERED[role])
+    assert len(json.dumps(RENDERED[role])) < 6144, "the length that CAM allows"
+    for effect in ("allow", "deny"):
+        for action, resource in permissions(role, effect):
+            assert re.fullmatch(r"(ssm|kms|cos|scf):[A-Za-z]+", action), action
+            assert tuple(action.split(":")) not in OPERATION_LEVEL, "it would need every resource"
+            assert resource.startswith(f"qcs::{action.partition(':')[0]}:ap-guangzhou:"), resource
+            if "*" in resource:
+                assert resource in STARS, f"{role}: {resource} has not been reviewed"
+                assert STARS[resource] is None or role in (STARS[resource] or ()), f"{role}: {resource}"
+    assert "${" not in json.dumps(RENDERED[role])
+
+
+def test_the_validator_reads_the_snapshot_and_the_root_secret_and_nothing_else() -> None:
+    expected = {("ssm:GetSecretValue", SECRET + "consumer-keys-root"), ("cos:GetObject", FOLDER)}
+    assert permissions("ckeys-validate-key") == expected
+
+
+def test_only_reveal_may_decrypt_under_the_key_of_values_and_only_create_seals() -> None:
+    assert holders("kms:Decrypt", VALUES_KEY) == {"ckeys-reveal-key"}
+    assert holders("kms:GenerateDataKey") == {"ckeys-create-key"}
+    assert holders("kms:Decrypt", OPERATORS_KEY) & {"ckeys-validate-key", "ckeys-sync-credentials"} == set()
+    assert not any(holders(f"kms:{action}") for action in ("Encrypt", "ReEncrypt", "ScheduleKeyDeletion"))
+
+
+def test_who_reads_which_secret() -> None:
+    assert holders("ssm:GetSecretValue", SECRET + "consumer-keys-root") == MUST_HAVE_ROOT
+    assert holders("ssm:GetSecretValue", SECRET + "*") == {"ckeys-create-key", "ckeys-sync-credentials"}
+    for role in holders("ssm:GetSecretValue", SECRET + "*"):
+        assert ("ssm:GetSecretValue", SECRET + "consumer-keys-root-*") in permissions(role, "deny")
+    written = {action for role in RENDERED if role != ADMINISTRATOR for action, _ in permissions(role)}
+    assert {action for action in written if action.startswith("ssm:")} == {"ssm:GetSecretValue"}
+
+
+def test_objects_are_deleted_only_where_they_are_cleaned_up_and_written_only_by_publishers() -> None:
+    assert holders("cos:DeleteObject") == {"ckeys-sync-credentials"}
+    reading = {
+        "list_audit",
+        "list_keys",
+        "get_key",
+        "list_consumers",
+        "get_consumer",
+        "get_status",
+        "reveal_key",
+        "front_door",
+    }
+    silent = {f"ckeys-{name.replace('_', '-')}" for name in (*reading, "validate_key")}
+    assert holders("cos:PutObject") & silent == set()
+    assert holders("cos:GetObject") & (silent - {"ckeys-validate-key"}) == set()
+
+
+def test_the_front_door_calls_the_functions_with_routes_and_nothing_else() -> None:
+    allowed = permissions("ckeys-front-door")
+    names = {resource.rpartition("/")[2] for _, resource in allowed}
+    assert names == {function.name for function in TEMPLATE.functions if function.routes}
+    assert {action for action, _ in allowed} == {"scf:Invoke", "scf:InvokeFunction"}
+    assert holders("scf:Invoke") == {"ckeys-front-door"}
+
+
+def test_a_credential_prefix_narrows_what_may_be_read() -> None:
+    narrowed = policies(ROOT, TEMPLATE, UIN, {"CREDENTIAL_PREFIX": "llm-"})
+    text = json.dumps(narrowed["ckeys-create-key"])
+    assert f'"{SECRET}llm-*"' in text
+    assert f'"{SECRET}*"' not in text
+
+
+def test_the_command_writes_every_policy_for_an_account(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["policies", "--uin", "123456789", "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    written = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")}
+    assert written.keys() == RENDERED.keys()
+    assert "uin/123456789:" in json.dumps(written)
+    assert UIN not in json.dumps(written)
+
+
+@pytest.mark.parametrize("uin", ["", "root", "1*", "12345\n"])
+def test_an_account_that_is_no_number_is_refused(uin: str, tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match="UIN"):
+        policies(ROOT, TEMPLATE, uin)
+
+
+def test_a_missing_policy_and_a_missing_name_are_named(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match="ckeys-create-key has no policy"):
+        policies(tmp_path, TEMPLATE, UIN)
+    folder = tmp_path / "policies"
+    folder.mkdir()
+    for text, message in (("${NOWHERE}", "NOWHERE"), ("{", "not JSON")):
+        (folder / "ckeys-create-key.json").write_text(text)
+        with pytest.raises(PolicyError, match=message):
+            policies(tmp_path, TEMPLATE, UIN)
+
+
+def test_the_table_of_roles_in_the_documents_is_that_of_the_policies() -> None:
+    text = (ROOT / "docs" / "permissions.md").read_text(encoding="utf-8")
+    rows = {row[0]: row[1] for row in re.findall(r"^\| `(ckeys-[a-z-]+)` \| (.*) \|$", text, re.M)}
+    assert rows == {role: summary(role) for role in RENDERED}
+
+
+def summary(role: str) -> str:
+    """A role's permissions in words, as docs/permissions.md has them."""
+    names: dict[str, str] = {
+        SECRET + "consumer-keys-root": "root secret", SECRET + "*": "credentials", VALUES_KEY: "values' key",
+        OPERATORS_KEY: "operators' key", FOLDER: "snapshot", AUDIT: "audit heads",
+    }  # fmt: skip
+    found: dict[str, set[str]] = {}
+    for action, resource in permissions(role):
+        name = "functions with routes" if resource.startswith("qcs::scf") else names[resource]
+        found.setdefault(name, set()).add(action.partition(":")[2])
+    return "; ".join(f"{name}: {', '.join(sorted(actions))}" for name, actions in sorted(found.items()))
