@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,16 @@ from tencent_emulator.pytest_plugin import TestClock
 from tests.databases import Servers, running
 
 GATEWAY = "/v1/gateways/default"
+
+
+def pytest_configure() -> None:
+    """One seed for the simulation of this run, also in its worker processes."""
+    os.environ.setdefault("CKEYS_SIMULATION_SEED", str(secrets.randbelow(1_000_000_000)))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says it, so that the same schedules can be run again."""
+    terminalreporter.write_line(f"CKEYS_SIMULATION_SEED={os.environ['CKEYS_SIMULATION_SEED']}")
 
 
 class Answer(NamedTuple):

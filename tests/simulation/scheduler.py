@@ -1,0 +1,136 @@
+"""A cooperative scheduler: real, synchronous code runs in threads of which exactly one moves at a time.
+
+Every I/O step of the code under test calls `step`; there the seeded schedule decides who goes on, and whether the
+step fails or its process dies. The same seed gives the same run.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from typing import Any
+
+
+class Killed(BaseException):
+    """The process of this task is gone; nothing that it still tries has any effect."""
+
+
+class Task:
+    """One process (or function instance) with a clock of its own."""
+
+    def __init__(self, name: str, run: Callable[[Task], Any], clock_offset_ms: int = 0) -> None:
+        self.name, self.run, self.clock_offset_ms = name, run, clock_offset_ms
+        self.dead = self.done = False
+        self.asleep = 0  # steps of others before it goes on
+        self.error: BaseException | None = None
+        self.turn = threading.Semaphore(0)
+
+
+class Pool:
+    """Threads that are kept from one schedule to the next."""
+
+    def __init__(self) -> None:
+        self._idle: list[_Worker] = []
+
+    def start(self, job: Callable[[], None]) -> None:
+        """Runs a job in a free thread."""
+        worker = self._idle.pop() if self._idle else _Worker(self._idle)
+        worker.give(job)
+
+
+class _Worker:
+    def __init__(self, idle: list[_Worker]) -> None:
+        self._idle, self._wake = idle, threading.Semaphore(0)
+        self._job: Callable[[], None] = lambda: None
+        threading.Thread(target=self._loop, daemon=True).start()
+
+    def give(self, job: Callable[[], None]) -> None:
+        self._job = job
+        self._wake.release()
+
+    def _loop(self) -> None:
+        while True:
+            self._wake.acquire()
+            self._job()
+            self._idle.append(self)
+
+
+class Scheduler:
+    """Runs tasks to their ends. `choose(ready, current)` names the next one; it is asked at every step."""
+
+    def __init__(self, pool: Pool, choose: Callable[[list[Task], Task | None], Task]) -> None:
+        self._pool, self._choose = pool, choose
+        self._tasks: list[Task] = []
+        self._over = threading.Semaphore(0)
+        self.current: Task | None = None
+        self.trace: list[str] = []
+
+    def run(self, tasks: list[Task]) -> None:
+        """Returns when every task has ended. Raises what a task raised beyond the failures that it may see."""
+        self._tasks = tasks
+        for task in tasks:
+            self._pool.start(lambda task=task: self._body(task))  # type: ignore[misc]
+        self._next(None).turn.release()
+        self._over.acquire()
+        for task in tasks:
+            if task.error is not None:
+                raise task.error
+
+    def step(self, what: str) -> None:
+        """A point at which others may move."""
+        task = self.current
+        assert task is not None
+        if task.dead:
+            raise Killed
+        self.trace.append(f"{task.name}: {what}")
+        following = self._next(task)
+        if following is not task:
+            following.turn.release()
+            task.turn.acquire()
+        if task.dead:
+            raise Killed
+
+    def _next(self, current: Task | None) -> Task:
+        ready = [task for task in self._tasks if not task.done]
+        for task in ready:
+            task.asleep = max(0, task.asleep - 1)
+        ready = [task for task in ready if not task.asleep] or ready
+        self.current = self._choose(ready, current)
+        return self.current
+
+    def _body(self, task: Task) -> None:
+        task.turn.acquire()
+        try:
+            task.run(task)
+        except Killed:
+            self.trace.append(f"{task.name}: is dead")
+        except BaseException as error:  # noqa: BLE001 - handed to whoever runs the schedule
+            task.error = error
+        task.done = True
+        if all(other.done for other in self._tasks):
+            self._over.release()
+        else:
+            self._next(None).turn.release()
+
+
+def biased(rng: random.Random, stay: float) -> Callable[[list[Task], Task | None], Task]:
+    """Stays with the current task with this probability: long runs with few switches find other faults than many."""
+
+    def choose(ready: list[Task], current: Task | None) -> Task:
+        if current is not None and current in ready and rng.random() < stay:
+            return current
+        return ready[rng.randrange(len(ready))]
+
+    return choose
+
+
+def in_order(order: list[str]) -> Callable[[list[Task], Task | None], Task]:
+    """Follows a list of names, a step each; when it is used up, the first one that is left."""
+    left = iter(order)
+
+    def choose(ready: list[Task], _current: Task | None) -> Task:
+        wanted = next(left, None)
+        return next((task for task in ready if task.name == wanted), ready[0])
+
+    return choose

@@ -1,0 +1,248 @@
+"""Seeded schedules: changes, publishers, ticks, clean-up and readers at once, with faults at their steps.
+
+A seed is a history of several schedules on one deployment. After some of them everything recovers, and one tick later
+every reader must hold exactly what the database holds.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any
+
+import sqlalchemy as sa
+
+from consumer_keys import sync
+from consumer_keys.errors import CloudFailure
+from consumer_keys.follow import Pace
+from consumer_keys.operators import system_caller
+from consumer_keys.publish import PublicationRefused, Publisher, quietly
+from consumer_keys.snapshot import POINTER
+from consumer_keys.snapshot_cache import SnapshotCache
+from consumer_keys.store.change import Change
+from tests.simulation.scheduler import Pool, Scheduler, Task, biased
+from tests.simulation.world import (
+    CONSUMERS,
+    ENVIRONMENT,
+    GATEWAY,
+    KEYS,
+    KMS_KEY,
+    LOOKUP_KEY,
+    PREFIX,
+    Bucket,
+    Faults,
+    Late,
+    Reader,
+    Store,
+    Violation,
+    World,
+    publisher_of,
+)
+
+SCHEDULES_PER_SEED = 5
+DAY_MS = 86_400_000
+CALLER = system_caller("simulation", "")
+SETTINGS = SimpleNamespace(
+    key_prefix="ck", credential_cache_seconds=300.0, ssm_requests_per_second=1000.0, audit_prefix="audit/",
+    environment=ENVIRONMENT, root_secret_version="v1",
+)  # fmt: skip
+ROOT = SimpleNamespace(lookup_key=LOOKUP_KEY, operator_key=b"o" * 32, audit_key=b"a" * 32)
+
+
+def bulk(world: World, rng: random.Random) -> None:
+    """So many changes that the next tick builds a new base."""
+
+    def touch(db: Change) -> None:
+        rows = [{"ref": rng.randbytes(32), "revision": db.revision} for _ in range(101)]
+        db.connection.execute(sa.text("INSERT INTO changes VALUES ('value', :ref, :revision)"), rows)
+        db.audit("key.update", GATEWAY, KMS_KEY, None)
+
+    world.store.change(CALLER, world.now_ms, touch)
+    world.note_state()
+
+
+class History:
+    """One seed."""
+
+    def __init__(
+        self, world: World, pool: Pool, seed: int, *, publisher: type[Publisher] = Publisher,
+        reader: type[SnapshotCache] = SnapshotCache, restores: bool = False,
+    ) -> None:  # fmt: skip
+        """`publisher` and `reader` are the real ones, or broken ones that the simulation has to find out.
+
+        With `restores` the database is brought back to an older copy now and then; otherwise that is rare.
+        """
+        self.world, self.pool, self.rng, self.kind = world, pool, random.Random(seed), publisher
+        self.trace: list[str] = []
+        world.reset()
+        world.readers = [Reader(world, reader) for _ in range(2)]
+        self.skewed = self.rng.random() < 0.1
+        self.restores = restores or self.rng.random() < 0.1
+        world.stale_reads = not self.restores and self.rng.random() < 0.2
+        self.saved = False
+
+    def run(self, schedules: int = SCHEDULES_PER_SEED) -> None:
+        """Runs every schedule. Raises Violation."""
+        for number in range(schedules):
+            self._between()
+            self._one()
+            if number == schedules - 1 or self.rng.random() < 0.2:
+                self._recover()
+
+    def _one(self) -> None:
+        rng, world = self.rng, self.world
+        world.faults = Faults(rng, rng.choice((0, 1, 1, 2, 3)), rng.choice((0.02, 0.05, 0.2)))
+        world.step_ms_max = rng.choice((60, 60, 60, 12_000))  # leases run out in the middle of slow publications
+        tasks = [self._task(f"change {n}", self._change) for n in range(rng.choice((1, 1, 2)))]
+        tasks += [self._task(f"tick {n}", self._tick) for n in range(rng.choice((0, 1, 1, 2)))]
+        tasks += [self._task(f"reader {n}", self._look(reader)) for n, reader in enumerate(world.readers)]
+        self._play(tasks, rng.choice((0.3, 0.8, 0.95)))
+
+    def _task(self, name: str, run: Callable[[Task], Any]) -> Task:
+        skew = self.rng.choice((-70_000, 70_000, -DAY_MS, DAY_MS)) if self.skewed and self.rng.random() < 0.3 else 0
+        return Task(name, run, skew)
+
+    def _play(self, tasks: list[Task], stay: float) -> None:
+        world = self.world
+        world.scheduler = Scheduler(self.pool, biased(self.rng, stay))
+        try:
+            world.scheduler.run(tasks)
+        finally:
+            self.trace += ["---", *world.scheduler.trace]
+            world.scheduler = None
+
+    # What happens
+
+    def _between(self) -> None:
+        """What may have happened since the last schedule: time, lost objects, many changes, a restored database."""
+        rng, world = self.rng, self.world
+        event = rng.randrange(24)
+        if event == 0:
+            world.now_ms += 2 * DAY_MS
+        elif event in (1, 18, 19, 20, 21, 22, 23):
+            bulk(world, rng)
+        elif event == 2 and (base := world.database().base) is not None and not world.stale_reads:
+            world.objects.pop(PREFIX + base.name, None)
+            world.lost.add(PREFIX + base.name)
+        elif event == 3:
+            world.late.append(self._old_pointer())
+        elif event == 4:
+            world.credential = f"content-{rng.randrange(4)}".encode()
+        elif self.restores and event == 5:
+            world.save("backup")
+            self.saved = True
+        elif self.restores and self.saved and event in (6, 7, 8):
+            self._restore()
+        else:
+            world.now_ms += rng.choice((0, 1_000, 30_000, 60_000))
+
+    def _old_pointer(self) -> Late:
+        past = self.world.past.get(PREFIX + POINTER) or [self.world.objects[PREFIX + POINTER]]
+        return Late(PREFIX + POINTER, past[self.rng.randrange(len(past))])
+
+    def _restore(self) -> None:
+        """The database of some time ago; the bucket holds the newest pointer, and nothing is on its way."""
+        world = self.world
+        world.late.clear()
+        newest = max(world.pointers, default=0)
+        if f'"version":{newest},'.encode() in world.objects[PREFIX + POINTER]:
+            world.restore("backup")
+            world.note_state()
+
+    def _change(self, task: Task) -> None:
+        rng, world = self.rng, self.world
+        world.mutations += 1
+        number = world.mutations
+        key_id, consumer_id = f"secret-{rng.randint(1, KEYS):014x}", f"consumer-{rng.randint(1, CONSUMERS):014x}"
+        kind = rng.randrange(4)
+        status, digest = rng.choice(("Enable", "Disable")), rng.randbytes(32)
+        bound = rng.choice((None, consumer_id))
+
+        def work(db: Change) -> None:
+            if kind == 0:
+                db.update_consumer(consumer_id, name=f"consumer-{number}", status=status)
+            elif kind == 1:
+                db.update_key(key_id, name=f"name-{number}", status=status)
+            elif kind == 2:
+                db.update_key(key_id, consumer_id=bound)
+            else:
+                db.add_value(key_id, digest)
+            db.audit("key.update", GATEWAY, key_id, None)
+
+        try:
+            _, revision = Store(world).change(CALLER, world.now_ms + task.clock_offset_ms, work)
+        except CloudFailure:
+            return
+        publisher = publisher_of(world, task, self.kind)
+        if rng.random() < 0.02:
+            quietly(publisher, revision, lambda _error: None)
+            return
+        with suppress(CloudFailure, PublicationRefused):
+            publisher.publish()
+
+    def _tick(self, task: Task) -> None:
+        publisher = publisher_of(self.world, task, self.kind)
+        if self.rng.random() < 0.15:
+            with suppress(CloudFailure):
+                sync.run(self._app(task, publisher), "tick", self._pace(task))
+            return
+        for work in (lambda: publisher.publish(heartbeat=True), publisher.clean_up):
+            with suppress(CloudFailure, PublicationRefused):
+                work()
+
+    def _app(self, task: Task, publisher: Publisher) -> Any:
+        world = self.world
+
+        def secret_value(name: str, version: str, attempts: int) -> bytes:
+            world.step("ssm")
+            return world.credential
+
+        return SimpleNamespace(
+            store=Store(world), bucket=Bucket(world), publisher=publisher, settings=SETTINGS, root=ROOT,
+            ssm=SimpleNamespace(secret_value=secret_value), now_ms=lambda: world.now_ms + task.clock_offset_ms,
+        )  # fmt: skip
+
+    def _pace(self, task: Task) -> Pace:
+        world = self.world
+
+        def sleep(seconds: float) -> None:
+            world.now_ms += int(seconds * 1000)
+            world.step("sleep")
+
+        return Pace(50.0, lambda: world.now_ms / 1000, sleep, self.rng.random)
+
+    def _look(self, reader: Reader) -> Callable[[Task], None]:
+        def run(_task: Task) -> None:
+            for _ in range(self.rng.choice((1, 2, 4))):
+                reader.look()
+
+        return run
+
+    # What must hold
+
+    def _recover(self) -> None:
+        """Faults end, what was on its way has arrived; the next tick comes. Then all are up to date."""
+        world = self.world
+        world.faults = Faults(self.rng, 0, 0)
+        world.stale_reads, stale = False, world.stale_reads
+        world.step_ms_max = 60
+        while world.late:
+            world.arrive(world.late.pop())
+        # A lease taken under a clock that is ahead may last two minutes more.
+        for _ in range(3 if self.skewed else 1):
+            world.now_ms += 60_000
+            self._play([Task("recovery", self._full_tick)], 1.0)
+        state = world.database()
+        if state.published_revision != state.revision:
+            raise Violation(f"revision {state.revision} is not published after a tick: {state.published_revision}")
+        for reader in [*world.readers, Reader(world)]:
+            reader.look()
+            if reader.revision != state.revision or reader.version != state.published_version:
+                raise Violation(f"a reader is at {reader.version, reader.revision}, the database at {state}")
+        world.stale_reads = stale
+
+    def _full_tick(self, task: Task) -> None:
+        report = sync.run(self._app(task, publisher_of(self.world, task, self.kind)), "tick", self._pace(task))
+        self.trace.append(str(report))
