@@ -29,8 +29,8 @@ SHARED, FUNCTIONS = ROOT / "shared", ROOT / "functions"
 RINGS: dict[str, set[str]] = {
     "pure": {
         "cloud_api", "cloud_api.errors", "cloud_api.requests", "cloud_api.answers",
-        "errors", "failpoints", "model", "keytext", "strength", "verdict", "signing", "snapshot", "access", "presented",
-        "paging", "tc3", "light_typing", "percent", "audit_chain",
+        "errors", "failpoints", "fields", "model", "keytext", "strength", "verdict", "signing", "snapshot", "access",
+        "presented", "paging", "tc3", "light_typing", "percent", "audit_chain",
     },
     "edge": {
         "store", "store.audit", "store.change", "store.database", "store.dialect", "store.publication", "store.reads",
@@ -47,6 +47,7 @@ RINGS: dict[str, set[str]] = {
 RING_OF = {module: ring for ring, modules in RINGS.items() for module in modules}
 # What is beside the standard library, and the only modules that may import it.
 EXTERNAL: dict[str, set[str]] = {
+    "fields": {"pydantic"},
     "model": {"pydantic"},
     "operation": {"pydantic"},
     "cloud_api.requests": {"pydantic"},

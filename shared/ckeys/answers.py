@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, Field
 
 from consumer_keys.errors import CODES
-from consumer_keys.model import AuditEntry, Consumer, ConsumerRef, Key
+from consumer_keys.model import AuditEntry, Consumer, ConsumerRef, Group, Key
 from consumer_keys.verdict import CODES as VERDICTS
 
 ErrorCode = Annotated[str, Field(json_schema_extra={"enum": list(CODES)})]
@@ -27,7 +27,7 @@ class FieldErrorItem(BaseModel):
 class Resource(BaseModel):
     """What stands in the way."""
 
-    type: Literal["key", "consumer"]
+    type: Literal["key", "consumer", "ModelAPI", "MCPServer"]
     id: str
     name: str
 
@@ -35,7 +35,7 @@ class Resource(BaseModel):
 class Blocker(BaseModel):
     """One reason why something cannot be deleted yet."""
 
-    code: Literal["KeyEnabled", "KeyBound", "ConsumerHasKey"]
+    code: Literal["KeyEnabled", "KeyBound", "ConsumerHasKey", "GroupHasConsumer", "GroupAuthorised"]
     resource: Resource
 
 
@@ -54,16 +54,18 @@ class ProblemDocument(BaseModel):
 
 
 class CreatedKey(Key):
-    """A new key; `value` is there once, for System, and not when the answer is repeated."""
+    """A new key; its value is there once, for System, and not when the answer is repeated."""
 
-    value: str = ""
+    value: str = Field(default="", description="In clear, without `reveal_to` and where the deployment allows it.")
+    value_jwe: str = Field(default="", description="As a compact JWE to the key in `reveal_to`.")
 
 
 class RevealedValue(BaseModel):
-    """The value of a key; null when the answer is repeated under an Idempotency-Key."""
+    """The value of a key, in one of two forms; null when the answer is repeated under an Idempotency-Key."""
 
     key_id: str
-    value: str | None
+    value: str | None = Field(default=None, description="In clear, without `reveal_to`.")
+    value_jwe: str = Field(default="", description="As a compact JWE to the key in `reveal_to`.")
 
 
 class KeyPage(BaseModel):
@@ -78,6 +80,14 @@ class ConsumerPage(BaseModel):
     """A page of consumers, newest first."""
 
     items: list[Consumer]
+    total_count: int
+    next_cursor: str | None
+
+
+class GroupPage(BaseModel):
+    """A page of groups, newest first."""
+
+    items: list[Group]
     total_count: int
     next_cursor: str | None
 
@@ -140,6 +150,7 @@ class VerdictBody(BaseModel):
     key_name: str | None
     consumer_id: str | None
     consumer_name: str | None
+    consumer_groups: list[str]
     snapshot: SnapshotUsed
 
 
@@ -169,6 +180,7 @@ _CREDENTIAL = (
 )  # fmt: skip
 _KEY: dict[int, type[BaseModel] | None] = {200: Key}
 _CONSUMER: dict[int, type[BaseModel] | None] = {200: Consumer}
+_GROUP: dict[int, type[BaseModel] | None] = {200: Group}
 DESCRIBED: dict[str, Described] = {
     "create_key": Described({201: CreatedKey}, ("WeakValue", "NameInUse", "ValueInUse", *_CREDENTIAL), etag=True),
     "list_keys": Described({200: KeyPage}),
@@ -179,7 +191,9 @@ DESCRIBED: dict[str, Described] = {
     "delete_key": Described(
         {200: Deletable, 204: None}, ("KeyNotFound", "UnresolvedDependencies"), conditional=True
     ),
-    "reveal_key": Described({200: RevealedValue}, ("KeyNotFound", "ManagedByKms")),
+    "reveal_key": Described(
+        {200: RevealedValue}, ("KeyNotFound", "ManagedByKms", "RevealDisabled", "RevealLimitExceeded")
+    ),
     "bind_consumer": Described(
         _KEY, ("KeyNotFound", "ConsumerNotFound", "AlreadyBound"), etag=True, conditional=True
     ),
@@ -191,6 +205,15 @@ DESCRIBED: dict[str, Described] = {
     "delete_consumer": Described(
         {200: Deletable, 204: None}, ("ConsumerNotFound", "UnresolvedDependencies"), conditional=True
     ),
+    "create_group": Described({201: Group}, ("NameInUse",), etag=True),
+    "list_groups": Described({200: GroupPage}),
+    "get_group": Described(_GROUP, ("GroupNotFound",), etag=True),
+    "update_group": Described(_GROUP, ("GroupNotFound", "NameInUse"), etag=True, conditional=True),
+    "delete_group": Described(
+        {200: Deletable, 204: None}, ("GroupNotFound", "UnresolvedDependencies"), conditional=True
+    ),
+    "add_to_group": Described(_GROUP, ("GroupNotFound", "ConsumerNotFound"), etag=True, conditional=True),
+    "remove_from_group": Described(_GROUP, ("GroupNotFound", "ConsumerNotFound"), etag=True, conditional=True),
     "list_audit": Described({200: AuditPage}),
     "get_status": Described({200: DeploymentStatus}),
 }  # fmt: skip

@@ -27,7 +27,8 @@ def audit() -> None:
 def list_rows(home: str | None, gateway: str | None, limit: int, from_: str | None, **filters: str | None) -> None:
     """Print rows of the audit log, newest first, one line of JSON each."""
     from consumer_keys.audit import find
-    from consumer_keys.model import LIMIT_MAX, ListAudit
+    from consumer_keys.fields import LIMIT_MAX
+    from consumer_keys.model import ListAudit
     from consumer_keys.operation import validate
 
     given = {name: value for name, value in {"from": from_, **filters}.items() if value is not None}

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
-from ckeys.deployment import Deployment, DeploymentError
-from ckeys.front import Front, LocalRoute, TimerLoop
+from ckeys.deployment import ROOT, Deployment, DeploymentError
+from ckeys.front import Front, LocalRoute, TimerLoop, load_handlers
 
 # Production looks for a newer snapshot every 10 s. Somebody who tries things out by hand expects to see the effect of
 # a disable in the next request, and a look costs a millisecond here.
@@ -59,7 +59,7 @@ def described(deployment: Deployment) -> dict[tuple[str, str], LocalRoute]:
     """`GET /openapi.json`: the document of the routes that are mounted."""
     from ckeys.openapi import document
 
-    made = document(deployment.template, deployment.handlers)
+    made = document(deployment.template, load_handlers(ROOT / "functions", deployment.template))
     return {("GET", "/openapi.json"): lambda _event: made}
 
 

@@ -16,19 +16,21 @@ from consumer_keys.access import ROLES
 from consumer_keys.errors import CODES
 from consumer_keys.model import Input
 from consumer_keys.operation import Operation
+from consumer_keys.validate_wiring import IDENTITY_HEADERS
 
 JSON, PROBLEM = "application/json", "application/problem+json"
 ANY_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 # What any management call may answer besides its own codes.
 _COMMON = (
-    "InvalidParameter", "Unauthenticated", "Forbidden", "RouteNotFound", "HeadersTooLarge", "InternalError",
-    "DependencyUnavailable",
+    "InvalidParameter", "Unauthenticated", "TooManyFailures", "Forbidden", "RouteNotFound", "HeadersTooLarge",
+    "InternalError", "DependencyUnavailable",
 )  # fmt: skip
 _OPERATOR: list[dict[str, list[str]]] = [{"operatorBearer": []}, {"operatorSignature": []}]
 _PARAMETERS = {
     "gateway_id": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$", "examples": ["default"]},
     "key_id": {"type": "string", "pattern": "^secret-[0-9a-f]{14}$"},
     "consumer_id": {"type": "string", "pattern": "^consumer-[0-9a-f]{14}$"},
+    "group_id": {"type": "string", "pattern": "^cg-[0-9a-f]{14}$"},
     "rest": {"type": "string", "description": "Any path below, slashes included; it changes no decision."},
 }
 _IF_MATCH = {
@@ -50,10 +52,7 @@ _HEADERS: dict[str, dict[str, Any]] = {
     },
     "WWW-Authenticate": {"description": "How to authenticate.", **_TEXT},
     "Retry-After": {"description": "Seconds.", "schema": {"type": "string", "pattern": "^[0-9]+$"}},
-    **{
-        name: {"description": "Percent-encoded UTF-8.", "required": True, **_TEXT}
-        for name in ("X-Consumer-Id", "X-Consumer-Name", "X-Key-Id", "X-Key-Name")
-    },
+    **{name: {"description": "Percent-encoded UTF-8.", "required": True, **_TEXT} for name in IDENTITY_HEADERS},
 }
 
 
@@ -64,6 +63,8 @@ def document(template: Template, handlers: Mapping[str, Handler]) -> dict[str, A
     problems: dict[str, Any] = {}
     for function in template.functions:
         for route in function.routes:
+            if function.name == "cloud_api":  # the vendor's contract, not this one
+                continue
             for method, operation in _operations(function, route, handlers[function.name], used):
                 operation["responses"] |= _problems(operation.pop("codes"), problems)
                 paths.setdefault(route.path, {})[method.lower()] = operation
@@ -166,15 +167,21 @@ def _answer(
     return made | _links(status, model)
 
 
+_LINKED = {
+    "key_id": (
+        "get_key", "update_key", "enable_key", "disable_key", "delete_key", "reveal_key", "unbind_consumer",
+    ),
+    "consumer_id": ("get_consumer", "update_consumer", "delete_consumer"),
+    "group_id": ("get_group", "update_group", "delete_group"),
+}  # fmt: skip
+
+
 def _links(status: int, model: type[BaseModel] | None) -> dict[str, Any]:
     """Where one can go from something that was just made."""
     if status != 201 or model is None:
         return {}
-    if "key_id" not in model.model_fields:
-        names, ident = ("get_consumer", "update_consumer", "delete_consumer"), "consumer_id"
-    else:
-        names = ("get_key", "update_key", "enable_key", "disable_key", "delete_key", "reveal_key", "unbind_consumer")  # type: ignore[assignment]
-        ident = "key_id"
+    ident = next(name for name in _LINKED if name in model.model_fields)
+    names = _LINKED[ident]
     given = {"gateway_id": "$response.body#/gateway_id", ident: f"$response.body#/{ident}"}
     return {"links": {name: {"operationId": name, "parameters": given} for name in names}}
 
@@ -195,7 +202,7 @@ def _problems(codes: list[str], components: dict[str, Any]) -> dict[str, Any]:
 
 def _problem(status: int, codes: list[str]) -> dict[str, Any]:
     schema = {**_ref(ProblemDocument), "properties": {"code": {"enum": codes}, "status": {"const": status}}}
-    header = {401: "WWW-Authenticate", 412: "ETag", 503: "Retry-After"}.get(status)
+    header = {401: "WWW-Authenticate", 412: "ETag", 429: "Retry-After", 503: "Retry-After"}.get(status)
     return {
         "description": " ".join(f"`{code}`: {CODES[code][1]}" for code in codes),
         "content": {PROBLEM: {"schema": schema}},
@@ -220,10 +227,9 @@ def _verify(route: Route, used: list[type[BaseModel]]) -> dict[str, Any]:
 
 def _validate(route: Route, method: str) -> dict[str, Any]:
     rest = "_below" if "{rest}" in route.path else ""
-    names = ("X-Consumer-Id", "X-Consumer-Name", "X-Key-Id", "X-Key-Name")
     good = {
         "description": "The key is good; the headers say whose it is.",
-        "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in names},
+        "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in IDENTITY_HEADERS},
     }
     return {
         "operationId": f"validate{rest}_{method.lower()}",
@@ -277,11 +283,12 @@ def _schemas(used: list[type[BaseModel]]) -> dict[str, Any]:
     pairs = [(model, "validation" if _is_input(model) else "serialization") for model in models]
     _, found = models_json_schema(pairs, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     schemas: dict[str, Any] = {name: _tidy(schema) for name, schema in sorted(found["$defs"].items())}
-    for name in ("UpdateKey", "UpdateConsumer"):
+    for name in ("UpdateKey", "UpdateConsumer", "UpdateGroup"):
         schemas[name]["minProperties"] = 1
         for member in schemas[name]["properties"].values():
             member.pop("default", None)  # what is absent stays as it is
-    optional = {"ProblemDocument": ("errors", "blockers", "consumer"), "CreatedKey": ("value",)}
+    optional = {"ProblemDocument": ("errors", "blockers", "consumer"), "CreatedKey": ("value", "value_jwe")}
+    optional["RevealedValue"] = ("value", "value_jwe")
     for name, members in optional.items():
         required = schemas[name]["required"]
         schemas[name]["required"] = [member for member in required if member not in members]

@@ -22,13 +22,14 @@ SECRET, KEY = f"qcs::ssm:ap-guangzhou:uin/{UIN}:secret/creatorUin/{UIN}/", f"qcs
 VALUES_KEY, OPERATORS_KEY = (f"{KEY}creatorUin/{UIN}/00000000-0000-0000-0000-00000000000{number}" for number in (1, 2))
 FOLDER = "qcs::cos:ap-guangzhou:uid/1250000000:consumer-keys-1250000000/consumer-keys/*"
 AUDIT = FOLDER.replace("/consumer-keys/", "/consumer-keys-audit/")
+CREATING, REVEALING = {"ckeys-create-key", "ckeys-cloud-api"}, {"ckeys-reveal-key", "ckeys-cloud-api"}
 # Reviewed: a resource may end with a star only here. The folder's objects are named by their hashes; keys refer to
 # any credential of the chosen prefix, and the deny beside it keeps the root secret's siblings away.
 STARS = {
     FOLDER: None,
     AUDIT: {"ckeys-sync-credentials", ADMINISTRATOR},
-    f"{SECRET}*": {"ckeys-create-key", "ckeys-sync-credentials", ADMINISTRATOR},
-    f"{SECRET}consumer-keys-root-*": {"ckeys-create-key", "ckeys-sync-credentials", ADMINISTRATOR},
+    f"{SECRET}*": {*CREATING, "ckeys-sync-credentials", ADMINISTRATOR},
+    f"{SECRET}consumer-keys-root-*": {*CREATING, "ckeys-sync-credentials", ADMINISTRATOR},
 }
 MUST_HAVE_ROOT = {function.role for function in TEMPLATE.functions} - {"ckeys-front-door"}
 
@@ -80,16 +81,16 @@ def test_the_validator_reads_the_snapshot_and_the_root_secret_and_nothing_else()
     assert permissions("ckeys-validate-key") == expected
 
 
-def test_only_reveal_may_decrypt_under_the_key_of_values_and_only_create_seals() -> None:
-    assert holders("kms:Decrypt", VALUES_KEY) == {"ckeys-reveal-key"}
-    assert holders("kms:GenerateDataKey") == {"ckeys-create-key"}
+def test_only_what_reveals_may_decrypt_under_the_key_of_values_and_only_what_creates_seals() -> None:
+    assert holders("kms:Decrypt", VALUES_KEY) == REVEALING
+    assert holders("kms:GenerateDataKey") == CREATING
     assert holders("kms:Decrypt", OPERATORS_KEY) & {"ckeys-validate-key", "ckeys-sync-credentials"} == set()
     assert not any(holders(f"kms:{action}") for action in ("Encrypt", "ReEncrypt", "ScheduleKeyDeletion"))
 
 
 def test_who_reads_which_secret() -> None:
     assert holders("ssm:GetSecretValue", SECRET + "consumer-keys-root") == MUST_HAVE_ROOT
-    assert holders("ssm:GetSecretValue", SECRET + "*") == {"ckeys-create-key", "ckeys-sync-credentials"}
+    assert holders("ssm:GetSecretValue", SECRET + "*") == {*CREATING, "ckeys-sync-credentials"}
     for role in holders("ssm:GetSecretValue", SECRET + "*"):
         assert ("ssm:GetSecretValue", SECRET + "consumer-keys-root-*") in permissions(role, "deny")
     written = {action for role in RENDERED if role != ADMINISTRATOR for action, _ in permissions(role)}
@@ -104,6 +105,8 @@ def test_objects_are_deleted_only_where_they_are_cleaned_up_and_written_only_by_
         "get_key",
         "list_consumers",
         "get_consumer",
+        "list_groups",
+        "get_group",
         "get_status",
         "reveal_key",
         "front_door",

@@ -18,8 +18,8 @@ TEMPLATE = load_template(ROOT / "template.yaml")
 OPERATIONS = {
     operation["operationId"]: operation for methods in DOCUMENT["paths"].values() for operation in methods.values()
 }
-# Errors of what is no call of the API at all: they belong to no operation.
-OUTSIDE = {"MalformedEvent", "MethodNotAllowed"}
+# Errors of what is no call of the API at all, and of the command line: they belong to no operation.
+OUTSIDE = {"MalformedEvent", "MethodNotAllowed", "LastAdmin", "OperatorNotFound"}
 
 
 def closed(components: dict[str, Any]) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def operation_of(function: str, event: Any) -> dict[str, Any] | None:
     found = TEMPLATE.match(event["httpMethod"], path) if isinstance(path, str) else None
     if not isinstance(found, Match) or function not in (found.route.function, "front_door"):
         return None
-    methods: dict[str, Any] = DOCUMENT["paths"][found.route.path]
+    methods: dict[str, Any] = DOCUMENT["paths"].get(found.route.path, {})
     operation: dict[str, Any] | None = methods.get(event["httpMethod"].lower().replace("head", "get"))
     return operation
 

@@ -11,7 +11,7 @@ import pytest
 
 from ckeys.deployment import Deployment
 from consumer_keys import audit
-from consumer_keys.model import AUDIT_ACTIONS
+from consumer_keys.fields import AUDIT_ACTIONS
 from consumer_keys.operators import system_caller
 from tencent_emulator.pytest_plugin import TestClock
 from tests.conftest import Api

@@ -22,9 +22,9 @@ from consumer_keys.cloud_api.errors import (
     from_problem,
 )
 from consumer_keys.errors import FieldError, FieldFault, Problem
-from consumer_keys.model import LIMIT_MAX
-from consumer_keys.model import ResourceType as _ResourceType
-from consumer_keys.model import Status as _Status
+from consumer_keys.fields import LIMIT_MAX
+from consumer_keys.fields import ResourceType as _ResourceType
+from consumer_keys.fields import Status as _Status
 
 _ID_CHARS_MAX, _OFFSET_MAX, _IDS_MAX = 64, 10_000_000, 10
 OTHER_SECRET_TYPES = frozenset(

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 
 from consumer_keys.audit_chain import Entry, entry_hash
 from consumer_keys.errors import Problem, Replayed
-from consumer_keys.model import AUDIT_ACTIONS, Caller, Consumer, Group, Key, Resource
+from consumer_keys.fields import AUDIT_ACTIONS
+from consumer_keys.model import Caller, Consumer, Group, Key, Resource
 from consumer_keys.snapshot import id_bytes
 from consumer_keys.store.reads import Reads
 from consumer_keys.store.schema import (
