@@ -91,14 +91,16 @@ class SnapshotReads(Reads):
             .select_from(key_values.join(k, k.c.key_id == key_values.c.key_id))
             .order_by(key_values.c.digest)
         )
-        for row in self.connection.execution_options(yield_per=_FETCH_ROWS).execute(query):
-            yield bytes(row.ref), _record(row)
+        with self.connection.execution_options(yield_per=_FETCH_ROWS).execute(query) as rows:
+            for row in rows:
+                yield bytes(row.ref), _record(row)
 
     def all_consumers(self) -> Iterator[tuple[bytes, ConsumerRecord]]:
         """Every consumer, by id."""
         query = sa.select(c.c.consumer_id, c.c.name, c.c.status).order_by(c.c.consumer_id)
-        for row in self.connection.execution_options(yield_per=_FETCH_ROWS).execute(query):
-            yield id_bytes(row.consumer_id), _consumer(row)
+        with self.connection.execution_options(yield_per=_FETCH_ROWS).execute(query) as rows:
+            for row in rows:
+                yield id_bytes(row.consumer_id), _consumer(row)
 
     def all_operators(self) -> dict[bytes, OperatorRecord]:
         """Every operator who may ask /verify."""
