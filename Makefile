@@ -27,7 +27,7 @@ lock:
 	requirements/lock.sh
 
 bench: $(VENV)/.dev
-	@for name in warm_verdict cold_start snapshot_size revocation peers; do $(BIN)/python bench/$$name.py || exit; done
+	@for name in warm_verdict cold_start snapshot_size revocation scale peers; do $(BIN)/python bench/$$name.py || exit; done
 
 clean:
 	rm -rf $(VENV) .build .mypy_cache .ruff_cache .pytest_cache .hypothesis

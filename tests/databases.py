@@ -29,7 +29,7 @@ from consumer_keys.store.schema import metadata
 
 SERVERS = ("postgresql", "mariadb")
 KINDS = ("sqlite", *SERVERS)
-START_SECONDS_MAX = 30.0
+START_SECONDS_MAX = 90.0
 Rows = dict[str, list[dict[str, Any]]]
 
 
@@ -52,17 +52,23 @@ class Server(ABC):
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="ckeys-database-"))
         self.folder.chmod(0o711)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
         self._process: subprocess.Popen[bytes] | None = None
         self._free: list[str] = []
         self._made = 0
         try:
             self._prepare()
-            self.start()
-            self._admin = sa.create_engine(self.url(self.first), isolation_level="AUTOCOMMIT", pool_pre_ping=True)
-            self._wait()
+            while True:
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", 0))
+                    self.port = int(probe.getsockname()[1])
+                self.start()
+                self._admin = sa.create_engine(self.url(self.first), isolation_level="AUTOCOMMIT", pool_pre_ping=True)
+                try:
+                    self._wait()
+                    break
+                except AssertionError as error:  # somebody else took the port in between
+                    if "in use" not in str(error):
+                        raise
         except BaseException:
             self.close()
             raise
@@ -126,8 +132,8 @@ class Server(ABC):
             try:
                 self.admin("SELECT 1")
             except sa.exc.OperationalError:
-                if time.monotonic() > deadline:
-                    raise
+                if time.monotonic() > deadline or self._process is None or self._process.poll() is not None:
+                    raise AssertionError((self.folder / "log").read_text(errors="replace")[-2000:]) from None
                 time.sleep(0.05)
             else:
                 return

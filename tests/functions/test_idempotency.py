@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from consumer_keys import failpoints
 from tencent_emulator.pytest_plugin import TestClock
 from tests.conftest import Answer, Api
 from tests.functions.helpers import as_operator, nothing_changes, problem, sql, ssm
@@ -159,14 +160,62 @@ def test_an_answer_is_replayed_as_it_was_even_if_things_changed_since(api: Api) 
     assert api("get_key", "GET", key_path).body["status"] == "Disable"
 
 
-def test_many_requests_at_once_with_one_key_make_one_resource(api: Api) -> None:
-    given = post(api, "create_system")
-    with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda _: send(api, given), range(16)))
+@pytest.mark.parametrize("case", ["create_system", "create_consumer"])
+def test_64_requests_at_once_with_one_key_make_one_row_and_get_one_answer(api: Api, case: str) -> None:
+    given = post(api, case)
+    with ThreadPoolExecutor(64) as pool:
+        answers = list(pool.map(lambda _: send(api, given), range(64)))
+    values = [answer.body.pop("value") for answer in answers if "value" in answer.body]
+    assert len(values) == (case == "create_system")  # the first answer alone has it
     assert {answer.status for answer in answers} == {201}
-    assert len({answer.body["key_id"] for answer in answers}) == 1
-    assert sum("value" in answer.body for answer in answers) == 1
+    assert all(answer.body == answers[0].body for answer in answers)
+    table, path = ("consumer_keys", "keys") if case == "create_system" else ("consumers", "consumers")
+    assert len(sql(api.deployment, f"SELECT * FROM {table}")) == 1
+    assert len(sql(api.deployment, "SELECT * FROM idempotency")) == 1
+    assert api(f"list_{path}", "GET", f"/{path}").body["total_count"] == 1
+
+
+class Crash(BaseException):
+    """The process is gone, as far as the request is concerned."""
+
+
+@pytest.mark.parametrize(
+    "point",
+    ["change.before-commit", "change.after-commit", "overlay.before-write", "pointer.before-write",
+     "pointer.after-write", "publication.before-commit"],
+)  # fmt: skip
+def test_a_retry_after_a_crash_in_the_middle_completes(api: Api, clock: TestClock, point: str) -> None:
+    consumer = api.create_consumer()
+    api.put_credential("cred", "content-Zq7x9Lk3")
+    body = {"name": "first", "generation": "KMS", "credential": {"name": "cred", "version": "v1"}}
+    given = Post("create_key", "/keys", body, "/keys", body, None)
+
+    def crash(reached: str) -> None:
+        if reached == point:
+            raise Crash
+
+    failpoints.install(crash)
+    try:
+        with pytest.raises(Crash):
+            send(api, given)
+    finally:
+        failpoints.install(None)
+    clock.shift(61)  # the lease of whoever died runs out
+    answer = send(api, given)
+    assert answer.status == 201
     assert api("list_keys", "GET", "/keys").body["total_count"] == 1
+    state = api("get_status", "GET", "/v1/status").body
+    assert state["snapshot"]["revision"] == state["revision"]  # published without waiting for a tick
+    api.bind(answer.body, consumer)
+    assert api.validate("content-Zq7x9Lk3").status == 200
+
+
+def test_the_value_of_a_new_key_whose_answer_was_lost_is_recovered_by_reveal(api: Api) -> None:
+    lost = send(api, post(api, "create_system")).body
+    again = send(api, post(api, "create_system"))
+    assert "value" not in again.body
+    revealed = api("reveal_key", "POST", f"/keys/{again.body['key_id']}/reveal", {})
+    assert revealed.body["value"] == lost["value"]
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "é", "a\x00", ["a", "b"], 5])

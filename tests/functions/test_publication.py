@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from ckeys.deployment import BUCKET
 from consumer_keys import follow, sync, validate_wiring
 from tencent_emulator.pytest_plugin import TestClock
 from tests.conftest import Api
+from tests.databases import restore, rows_of
 from tests.functions.helpers import POINTER, objects, pointer, put_object, signed, sql
 
 DAY = 86_400
@@ -171,17 +171,14 @@ def test_a_base_that_is_not_in_the_bucket_is_built_anew(api: Api, clock: TestClo
 
 def test_a_restored_database_gives_out_no_version_and_no_revision_twice(api: Api, clock: TestClock) -> None:
     key = api.bound_key()
-    store = api.deployment.services.store
-    home = Path(str(store.engine.url.database))
+    engine = api.deployment.services.store.engine
     tick(api, clock)
-    store.engine.dispose()
-    backup = home.read_bytes()
+    backup = rows_of(engine)
     for number in range(10):
         api("update_key", "PATCH", f"/keys/{key['key_id']}", {"name": f"name-{number}"})
     before = pointer(api.deployment)
     assert api.validate(key["value"]).headers["X-Key-Name"] == "name-9"
-    store.engine.dispose()
-    home.write_bytes(backup)
+    restore(engine, backup)
     assert tick(api, clock)["publish_error"] is None
     after = pointer(api.deployment)
     assert (after["version"], after["revision"]) > (before["version"], before["revision"])

@@ -17,10 +17,12 @@ from consumer_keys.model import Caller
 from consumer_keys.store.change import Change
 from consumer_keys.store.database import PAUSES, Database
 from consumer_keys.store.schema import audit, consumers
-from tests.databases import Server, server_of
+from tests.databases import SERVERS, Server, server_of
 from tests.store.proxy import LosingProxy
 
 CALLER = Caller("tester", "admin", None, "test", "request-1")
+# SQLite has neither sessions nor deadlocks: a write begins with the only lock there is.
+on_servers = pytest.mark.parametrize("database", SERVERS)
 ATTEMPTS = len(PAUSES) + 1
 SECONDS_MAX = 20
 
@@ -60,11 +62,6 @@ class Attempts:
             self._harm(db)
 
 
-def only_servers(database: str) -> None:
-    if database == "sqlite":
-        pytest.skip("SQLite has neither sessions nor deadlocks: a write begins with the only lock")
-
-
 def server_and_name(store: Database) -> tuple[Server, str]:
     return server_of(store.engine), str(store.engine.url.database)
 
@@ -86,8 +83,8 @@ def hooked(hook: Callable[[str], None]) -> Iterator[None]:
         failpoints.install(None)
 
 
+@on_servers
 def test_the_loser_of_a_real_deadlock_is_repeated_and_succeeds(store: Database, database: str) -> None:
-    only_servers(database)
     store.change(CALLER, 1, insert(1))
     waits = {
         "postgresql": "SELECT count(*) FROM pg_locks WHERE NOT granted",
@@ -138,17 +135,17 @@ RAISE = {
 }
 
 
+@on_servers
 @pytest.mark.parametrize("times", [1, 2, 3])
 def test_a_serialization_failure_is_repeated(store: Database, database: str, times: int) -> None:
-    only_servers(database)
     attempts = Attempts(lambda db: db.connection.exec_driver_sql(RAISE[database]), times)
     assert store.change(CALLER, 1, insert(1, attempts)) == ("consumer-00000000000001", 1)
     assert attempts.count == times + 1
     assert len(made(store)) == 1
 
 
+@on_servers
 def test_repetitions_end_and_then_nothing_was_changed(store: Database, database: str) -> None:
-    only_servers(database)
     attempts = Attempts(lambda db: db.connection.exec_driver_sql(RAISE[database]), 99)
     with pytest.raises(Unavailable):
         store.change(CALLER, 1, insert(1, attempts))
@@ -175,14 +172,14 @@ def test_a_refusal_undoes_everything(store: Database) -> None:
     assert store.read(lambda db: db.status()["revision"]) == 0
 
 
+@on_servers
 def test_connections_are_reused_by_later_calls(store: Database, database: str) -> None:
-    only_servers(database)
     sessions = {store.change(CALLER, 1, session_of)[0] for _ in range(20)}
     assert len(sessions) == 1
 
 
+@on_servers
 def test_a_session_that_is_killed_between_two_calls_is_not_noticed(store: Database, database: str) -> None:
-    only_servers(database)
     server, name = server_and_name(store)
     for number in range(3):
         store.change(CALLER, 1, insert(number))
@@ -192,8 +189,8 @@ def test_a_session_that_is_killed_between_two_calls_is_not_noticed(store: Databa
     assert len(made(store)) == 3
 
 
+@on_servers
 def test_a_session_that_is_killed_in_the_middle_is_not_noticed(store: Database, database: str) -> None:
-    only_servers(database)
     server, _ = server_and_name(store)
     attempts = Attempts(lambda db: server.kill(session_of(db)))
     assert store.change(CALLER, 1, insert(1, attempts))[1] == 1
@@ -212,8 +209,8 @@ def test_a_session_that_is_killed_in_the_middle_is_not_noticed(store: Database, 
     assert len(made(store)) == 1
 
 
+@on_servers
 def test_a_session_that_is_killed_just_before_the_commit_makes_the_change_once(store: Database, database: str) -> None:
-    only_servers(database)
     server, _ = server_and_name(store)
     seen: list[int] = []
     attempts = Attempts(lambda db: seen.append(session_of(db)), 99)
@@ -230,7 +227,6 @@ def test_a_session_that_is_killed_just_before_the_commit_makes_the_change_once(s
 
 @pytest.fixture
 def proxied(store: Database, database: str) -> Iterator[tuple[Database, LosingProxy]]:
-    only_servers(database)
     proxy = LosingProxy(int(store.engine.url.port or 0))
     through = Database(store.engine.url.set(port=proxy.port).render_as_string(hide_password=False))
     yield through, proxy
@@ -238,6 +234,7 @@ def proxied(store: Database, database: str) -> Iterator[tuple[Database, LosingPr
     proxy.close()
 
 
+@on_servers
 def test_a_change_whose_commit_is_never_answered_is_looked_up_and_not_made_twice(
     proxied: tuple[Database, LosingProxy], store: Database
 ) -> None:
@@ -253,6 +250,7 @@ def test_a_change_whose_commit_is_never_answered_is_looked_up_and_not_made_twice
     assert len(made(store)) == 1
 
 
+@on_servers
 def test_when_the_database_stays_away_after_the_commit_the_caller_is_told_that_nothing_is_known(
     proxied: tuple[Database, LosingProxy], store: Database
 ) -> None:
@@ -267,8 +265,8 @@ def test_when_the_database_stays_away_after_the_commit_the_caller_is_told_that_n
     assert len(made(store)) == 1  # it was made, as it happens
 
 
+@on_servers
 def test_a_server_that_stops_is_unavailable_and_is_used_again_when_it_is_back(store: Database, database: str) -> None:
-    only_servers(database)
     server, _ = server_and_name(store)
     store.change(CALLER, 1, insert(1))
     server.stop()

@@ -37,8 +37,9 @@ class AuditLog:
         query = sa.select(a).order_by(a.c.sequence)
         if after_sequence is not None:
             query = query.where(a.c.sequence > after_sequence)
-        for row in self.connection.execution_options(yield_per=_FETCH_ROWS).execute(query):
-            yield Entry(*(getattr(row, name) for name in Entry._fields)), row.hash
+        with self.connection.execution_options(yield_per=_FETCH_ROWS).execute(query) as rows:
+            for row in rows:
+                yield Entry(*(getattr(row, name) for name in Entry._fields)), row.hash
 
     def page(
         self, gateway_id: str | None, filters: Mapping[str, Any], limit: int, after: tuple[int, str] | None

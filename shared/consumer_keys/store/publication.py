@@ -92,13 +92,14 @@ class SnapshotReads(Reads):
             .select_from(key_values.join(k, k.c.key_id == key_values.c.key_id))
             .order_by(key_values.c.digest)
         )
-        for row in self.connection.execution_options(yield_per=_FETCH_ROWS).execute(query):
-            yield bytes(row.ref), _record(row)
+        with self.connection.execution_options(yield_per=_FETCH_ROWS).execute(query) as rows:
+            for row in rows:
+                yield bytes(row.ref), _record(row)
 
     def all_consumers(self) -> Iterator[tuple[bytes, ConsumerRecord]]:
         """Every consumer, by id."""
-        rows = self.connection.execution_options(yield_per=_FETCH_ROWS).execute(_consumers_query())
-        yield from _consumers(rows)
+        with self.connection.execution_options(yield_per=_FETCH_ROWS).execute(_consumers_query()) as rows:
+            yield from _consumers(rows)
 
     def all_operators(self) -> dict[bytes, OperatorRecord]:
         """Every operator who may ask /verify, by the digest of each secret, former ones with their end."""

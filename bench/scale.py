@@ -1,0 +1,175 @@
+"""The management calls at a million keys and 10,000 consumers on PostgreSQL, against the same at 10,000 keys.
+
+The statements that PostgreSQL ran, with their plans, are kept beside the figures in `results/scale_plans.txt`.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from common import RESULTS, ROOT, RUNS, Row, deployment, options, report
+
+sys.path.insert(0, str(ROOT))
+
+import sqlalchemy as sa
+
+from tests.databases import PostgreSQL
+
+LARGE, SMALL, PER_CONSUMER = 1_000_000, 10_000, 100
+BOUND = 2.0
+LISTS: dict[str, dict[str, Any]] = {
+    "list, newest first": {},
+    "list, status Enable": {"status": "Enable"},
+    "list, status Disable": {"status": "Disable"},
+    "list, generation Custom": {"generation": "Custom"},
+    "list, generation KMS": {"generation": "KMS"},
+    "list, type": {"type": "ApiKey"},
+    "list, of one consumer": {"consumer_id": f"consumer-{7:014x}"},
+    "list, bound": {"bound": True},
+    "list, not bound": {"bound": False},
+    "list, keyword that 10 names have": {"keyword": "key-000012"},
+    "list, three filters": {"status": "Disable", "generation": "Custom", "bound": True},
+}
+
+
+def fill(made: Any, count: int) -> None:
+    """Keys of every kind straight into the tables: 1 in 10 disabled, 1 in 5 unbound, 1 in 10 of KMS."""
+    consumers = count // PER_CONSUMER
+    connection = made.services.store.engine.raw_connection()
+    try:
+        cursor = connection.cursor()
+        with cursor.copy("COPY consumers FROM STDIN") as copy:
+            for i in range(1, consumers + 1):
+                copy.write_row((f"consumer-{i:014x}", "default", f"app-{i}", "", "Enable", 1, i, i))
+        columns = "key_id, gateway_id, name, description, type, generation, status, masked_value, consumer_id,"
+        columns += " sync_failures, revision, created_at, modified_at, credential_name, credential_version,"
+        columns += " sync_status, sync_checked_at"
+        with cursor.copy(f"COPY consumer_keys ({columns}) FROM STDIN") as copy:
+            for i in range(count):
+                generation = ("KMS", "Custom", "Custom")[i % 10] if i % 10 < 3 else "System"
+                owner = None if i % 5 == 4 else f"consumer-{i % consumers + 1:014x}"
+                status = "Disable" if i % 10 == 9 else "Enable"
+                followed = ("cred", "v1", "Success", i) if generation == "KMS" else (None,) * 4
+                copy.write_row((f"secret-{i:014x}", "default", f"key-{i:07d}", "", "ApiKey", generation, status,
+                                "ck_****xyz", owner, 0, 1, i, i, *followed))  # fmt: skip
+        with cursor.copy("COPY key_values (digest, key_id, created_at) FROM STDIN") as copy:
+            for i in range(count):
+                copy.write_row((os.urandom(32), f"secret-{i:014x}", 1))
+        cursor.execute("UPDATE deployment SET revision = revision + 1, entry_count = %s, base = NULL", (count,))
+        connection.commit()
+    finally:
+        connection.close()
+    with made.services.store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as plain:
+        plain.execute(sa.text("VACUUM ANALYZE"))
+    made.services.publisher.publish(heartbeat=True, may_shrink=True)
+
+
+def median_ms(runs: int, call: Callable[[int], Any]) -> float:
+    """Milliseconds of wall time; one call before is not counted."""
+    taken = []
+    for number in range(runs + 1):
+        started = time.perf_counter()
+        call(number)
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken[1:]) * 1000
+
+
+def measure(server: PostgreSQL, count: int, runs: int, plans: list[str]) -> dict[str, float]:
+    """Every call of the table at this number of keys, in ms."""
+    found: dict[str, float] = {}
+    with deployment(DATABASE_URL=server.url(server.empty())) as made:
+        fill(made, count)
+        app = made.services
+        publish, app.publish_after = app.publish_after, lambda _revision: None  # publishing is timed by itself
+
+        def call(function: str, **fields: Any) -> Any:
+            answer = made.call(function, {"gateway_id": "default", **fields})
+            assert "code" not in answer, (function, fields, answer)
+            return answer
+
+        for what, filters in LISTS.items():
+
+            def listed(_: int = 0, given: dict[str, Any] = filters) -> Any:
+                return call("list_keys", limit=20, **given)
+
+            found[what] = median_ms(runs, listed)
+            plans += explained(app.store.engine, f"{what}, {count:,} keys", listed)
+        cursor = call("list_keys", limit=20)["next_cursor"]
+        found["list, second page by cursor"] = median_ms(runs, lambda _: call("list_keys", limit=20, cursor=cursor))
+        found["get"] = median_ms(runs, lambda n: call("get_key", key_id=f"secret-{count * n // 99:014x}"))
+        made_keys: list[Any] = []
+        found["create"] = median_ms(
+            runs, lambda n: made_keys.append(call("create_key", name=f"new-{n}", generation="System"))
+        )
+        owner = f"consumer-{7:014x}"
+        found["bind"] = median_ms(
+            runs, lambda n: call("bind_consumer", key_id=made_keys[n]["key_id"], consumer_id=owner)
+        )
+        publish(app.store.read(lambda db: db.status()["revision"]))
+
+        def change(number: int) -> float:
+            call("disable_key", key_id=made_keys[number]["key_id"])
+            started = time.perf_counter()
+            assert app.publisher.publish() is not None
+            return time.perf_counter() - started
+
+        found["publish one change"] = statistics.median([change(n) for n in range(runs + 1)][1:]) * 1000
+        for what, run in {
+            "get": lambda: call("get_key", key_id=f"secret-{count // 2:014x}"),
+            "create": lambda: call("create_key", name="explained", generation="System"),
+        }.items():
+            plans += explained(app.store.engine, f"{what}, {count:,} keys", run)
+    return found
+
+
+def explained(engine: sa.Engine, title: str, run: Callable[[], Any]) -> list[str]:
+    """The SELECTs that a call runs, each with its plan as PostgreSQL executed it."""
+    seen: list[tuple[str, Any]] = []
+
+    def keep(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.lstrip().startswith("SELECT") and "FOR UPDATE" not in statement:
+            seen.append((statement, parameters))
+
+    sa.event.listen(engine, "before_cursor_execute", keep)
+    try:
+        run()
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", keep)
+    lines = [f"== {title}"]
+    with engine.connect() as connection:
+        for statement, parameters in seen:
+            if "consumer_keys" not in statement and "key_values" not in statement:
+                continue
+            plan = connection.exec_driver_sql("EXPLAIN (ANALYZE, TIMING OFF) " + statement, parameters)
+            where = statement.partition("FROM")[2]
+            lines += ["-- ... FROM " + " ".join(where.split()), *(str(row[0]) for row in plan), ""]
+    return lines
+
+
+def main() -> None:
+    given = options(__doc__)
+    large = 50_000 if given.quick else LARGE
+    runs, plans = RUNS * 3, []
+    server = PostgreSQL()
+    try:
+        few = measure(server, SMALL, runs, plans)
+        many = measure(server, large, runs, plans)
+    finally:
+        server.close()
+    rows = [
+        Row(what, many[what] / few[what], "x", BOUND, note=f"{many[what]:.1f} ms, {SMALL:,} keys {few[what]:.1f} ms")
+        for what in few
+    ]
+    report("scale", rows, quick=given.quick, keys=large, consumers=large // PER_CONSUMER)
+    if not given.quick:
+        Path(RESULTS / "scale_plans.txt").write_text("\n".join(plans) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
