@@ -56,11 +56,14 @@ class LocalRun:
 
 
 def described(deployment: Deployment) -> dict[tuple[str, str], LocalRoute]:
-    """`GET /openapi.json`: the document of the routes that are mounted."""
-    from ckeys.openapi import document
+    """`GET /openapi.json`: the document of the routes that are mounted, made when somebody asks for it."""
 
-    made = document(deployment.template, load_handlers(ROOT / "functions", deployment.template))
-    return {("GET", "/openapi.json"): lambda _event: made}
+    def answer(_event: object) -> object:
+        from ckeys.openapi import document
+
+        return document(deployment.template, load_handlers(ROOT / "functions", deployment.template))
+
+    return {("GET", "/openapi.json"): answer}
 
 
 def _now() -> datetime:
