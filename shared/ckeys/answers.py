@@ -27,7 +27,7 @@ class FieldErrorItem(BaseModel):
 class Resource(BaseModel):
     """What stands in the way."""
 
-    type: Literal["key", "consumer", "ModelAPI", "MCPServer"]
+    type: Literal["key", "consumer", "group", "ModelAPI", "MCPServer"]
     id: str
     name: str
 
@@ -35,7 +35,7 @@ class Resource(BaseModel):
 class Blocker(BaseModel):
     """One reason why something cannot be deleted yet."""
 
-    code: Literal["KeyEnabled", "KeyBound", "ConsumerHasKey", "GroupHasConsumer", "GroupAuthorised"]
+    code: Literal["KeyEnabled", "KeyBound", "ConsumerHasKey", "ConsumerInGroup", "GroupHasConsumer", "GroupAuthorised"]
     resource: Resource
 
 

@@ -16,7 +16,9 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
     gateways = ",".join(
         ["move-from", "move-to", "life-cngw", "life-tse", "life-mixed", "tccli", *(f"sample-{n}" for n in range(60))]
     )
-    running = Local(tmp_path_factory.mktemp("cloud-api") / "home", free_port(), GATEWAYS=gateways)
+    running = Local(
+        tmp_path_factory.mktemp("cloud-api") / "home", free_port(), GATEWAYS=gateways, REVEALS_PER_MINUTE="1000"
+    )
     yield running
     running.stop()
 

@@ -70,6 +70,7 @@ def named(path: Path) -> Named:
 def seeded_deployment(home: Path, **settings: str) -> Iterator[Sample]:
     """One deployment for many files; `undone` puts its database back after an event that changed it."""
     settings |= {"SNAPSHOT_POLL_SECONDS": "0", "SSM_REQUESTS_PER_SECOND": "10000", "GATEWAYS": samples.GATEWAYS}
+    settings |= {"AUTH_FAILURES_PER_MINUTE": "1000000", "REVEALS_PER_MINUTE": "100000", "REVEALS_PER_DAY": "100000"}
     with Deployment(home, durable=False, environ={**os.environ, **settings}) as deployment:
         values = samples.seed(deployment)
         engine = deployment.services.store.engine
