@@ -148,8 +148,7 @@ def group_calls(api: Api) -> list[tuple[str, str, str, Any]]:
 def use_cloud_api(api: Api) -> None:
     """The cloud API called directly, as another function may."""
     common = {"Version": "2023-04-18", "GatewayId": "default"}
-    api.put_credential("by-cloud-api", "content-Hd5r7Kx2")
-    given = {"SecretType": "ApiKey", "GenerateType": "System", "Name": "by-cloud-api"}
+    given = {"SecretType": "ApiKey", "GenerateType": "System", "Name": "by-cloud-api", "ResourceType": "Consumer"}
     made = api.deployment.call("cloud_api", {"Action": "CreateCloudNativeAPIGatewaySecretKey", **common, **given})
     key_id = made["Response"]["Result"]["SecretKeyId"]
     shown = {"Action": "DescribeCloudNativeAPIGatewaySecretKeyValue", **common, "SecretKeyId": key_id}
