@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench lock clean
+.PHONY: help run test lint bench lock licences sbom clean
 
 help:
 	@echo "make run    run everything on this machine (CKEYS_PORT, CKEYS_HOME)"
 	@echo "make test   all tests and checks"
 	@echo "make bench  measurements, printed as tables"
 	@echo "make lock   resolve requirements/*.txt anew"
+	@echo "make sbom   software bill of materials of what is deployed (CycloneDX), in .build/sbom.json"
 
 run: $(VENV)/.local
 	@$(BIN)/ckeys run
@@ -25,6 +26,16 @@ lint: $(VENV)/.dev
 
 lock:
 	requirements/lock.sh
+
+licences: $(VENV)/.dev
+	$(BIN)/python requirements/licences.py
+
+# From the lock alone, with its hashes; the same lock gives the same bytes.
+sbom: $(VENV)/.dev
+	@mkdir -p .build
+	@$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --sv 1.6 --of JSON \
+	  -o .build/sbom.json requirements/runtime.txt
+	@echo .build/sbom.json
 
 bench: $(VENV)/.dev
 	@for name in warm_verdict cold_start snapshot_size revocation scale peers; do $(BIN)/python bench/$$name.py || exit; done

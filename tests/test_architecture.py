@@ -34,12 +34,13 @@ RINGS: dict[str, set[str]] = {
     },
     "edge": {
         "store", "store.audit", "store.change", "store.database", "store.dialect", "store.publication", "store.reads",
-        "store.schema", "vault", "cloud", "cloud.service", "cloud.ssm", "cloud.kms", "cloud.scf", "cloud.cos",
+        "store.schema", "store.sealed",
+        "vault", "cloud", "cloud.service", "cloud.ssm", "cloud.kms", "cloud.scf", "cloud.cos",
         "web", "operation", "log", "config", "snapshot_cache", "snapshot_source", "snapshot_base",
         "http_reads", "disclosure", "throttle",
     },
     "use case": {
-        "keys", "consumers", "groups", "cloud_api.actions", "operators", "operator_admin", "publish", "sync", "follow",
+        "keys", "consumers", "groups", "data_keys", "cloud_api.actions", "operators", "operator_admin", "publish", "sync", "follow",
         "status", "validate", "audit",
     },
     "root": {"cloud_api.handler", "wiring", "validate_wiring", "embedded", "validate_server", "front_door"},

@@ -147,6 +147,27 @@ cli.add_command(operators)
 cli.add_command(init)
 
 
+@cli.command("rotate-data-keys")
+@click.option("--older-than", "days", type=click.FloatRange(0), default=30, show_default=True, help="Days.")
+@click.option("--batch", type=click.IntRange(1, 5000), default=200, show_default=True, help="Values per transaction.")
+@click.option("--rewrap", is_flag=True, help="First wrap every data key anew, after a rotation or change of KMS keys.")
+def rotate_data_keys(days: float, batch: int, rewrap: bool) -> None:
+    """Seal values and operators' secrets anew that are under old data keys; may be stopped and repeated at any time.
+
+    A data key that nothing refers to any longer is destroyed by a later run, 15 minutes after it was seen unused. The
+    environment holds the functions' settings and a credential of the administrator's role.
+    """
+    from consumer_keys import data_keys, wiring
+
+    with one_sentence():
+        app = wiring.services()
+        report: dict[str, Any] = {"rewrapped": data_keys.rewrap(app, batch)} if rewrap else {}
+        report |= data_keys.rotate(app, days, batch, progress=lambda count: click.echo(f"{count} ...", err=True))
+    click.echo(json.dumps(report, indent=2))
+    if report["values"]["broken"] or report["operators"]["broken"]:
+        raise click.ClickException("Some values do not open; their owners are listed, and nothing of them was changed.")
+
+
 @cli.command()
 def routes() -> None:
     """Print the routes of template.yaml as front_door's setting FRONT_DOOR_ROUTES."""

@@ -139,3 +139,7 @@ class FieldFault(ValueError):  # noqa: N818 - one word for both kinds of fault
     def __init__(self, field: str, message: str) -> None:
         self.field = field
         super().__init__(message)
+
+
+class SealBroken(Exception):  # noqa: N818 - what happened, not an error of the caller
+    """A sealed value does not open here: damaged, moved, or made under another key."""

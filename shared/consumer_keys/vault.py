@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from consumer_keys.errors import SealBroken
+
 _MAGIC = b"CK\x01"
 _ID, _SALT, _NONCE, _COMMITMENT, _TAG = 16, 32, 12, 32, 16
 _HEAD = len(_MAGIC) + _ID + _SALT + _NONCE + _COMMITMENT
@@ -57,10 +59,6 @@ class Place(NamedTuple):
     field: str
 
 
-class SealBroken(Exception):  # noqa: N818 - what happened, not an error of the caller
-    """A sealed value does not open here: damaged, moved, or made under another key."""
-
-
 class Vault:
     """Seals and opens values for one purpose under one KMS key.
 
@@ -82,8 +80,8 @@ class Vault:
         self._environment, self._purpose = environment, purpose
         self._add, self._find = add_data_key, find_data_key
         self._lock = threading.Lock()
-        self._current: tuple[str, bytes, float, int] | None = None  # id, plaintext, expiry, uses
-        self._opened: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
+        self._current: tuple[str, bytes, float, int] | None = None  # id, plaintext, when it came, uses
+        self._opened: OrderedDict[str, tuple[bytes, float]] = OrderedDict()  # the one used longest ago comes first
 
     def seal(self, place: Place, plaintext: bytes) -> tuple[bytes, str]:
         """(sealed bytes, data key id). The data key is stored durably before it is used. Raises Unavailable."""
@@ -123,30 +121,46 @@ class Vault:
 
     def _sealing_key(self) -> tuple[str, bytes]:
         with self._lock:
-            if self._current is None or time.time() >= self._current[2] or self._current[3] >= USES_MAX:
+            self._forget_old()
+            if self._current is None or self._current[3] >= USES_MAX:
                 data_key_id = os.urandom(_ID).hex()
                 context = self._context(data_key_id)
                 plaintext, blob = self._kms.generate_data_key(self._kms_key_id, context)
                 self._add(DataKey(data_key_id, self._purpose, self._kms_key_id, blob, context))
-                self._current = (data_key_id, plaintext, time.time() + PLAINTEXT_SECONDS_MAX, 0)
-            data_key_id, plaintext, expiry, uses = self._current
-            self._current = (data_key_id, plaintext, expiry, uses + 1)
+                self._current = (data_key_id, plaintext, time.time(), 0)
+            data_key_id, plaintext, came_at, uses = self._current
+            self._current = (data_key_id, plaintext, came_at, uses + 1)
             return data_key_id, plaintext
 
     def _opening_key(self, data_key_id: str) -> bytes:
         with self._lock:
-            if self._current is not None and self._current[0] == data_key_id and time.time() < self._current[2]:
+            self._forget_old()
+            if self._current is not None and self._current[0] == data_key_id:
                 return self._current[1]
-            plaintext, expiry = self._opened.get(data_key_id, (b"", 0.0))
-            if time.time() >= expiry:
+            if data_key_id not in self._opened:
                 stored = self._find(data_key_id)
                 if stored is None or stored.purpose != self._purpose:
                     raise SealBroken("its data key is not known")
-                plaintext = self._kms.decrypt(stored.blob, stored.context)
-                self._opened[data_key_id] = (plaintext, time.time() + PLAINTEXT_SECONDS_MAX)
+                self._opened[data_key_id] = (self._kms.decrypt(stored.blob, stored.context), time.time())
                 while len(self._opened) > PLAINTEXT_KEYS_MAX:
                     self._opened.popitem(last=False)
-            return plaintext
+            self._opened.move_to_end(data_key_id)
+            return self._opened[data_key_id][0]
+
+    def _forget_old(self) -> None:
+        """Drops every plaintext that is too old. A clock that went back drops it too: its age is not known then.
+
+        So no data key seals for longer than that, far below the 30 days that a data key may be used.
+        """
+        now = time.time()
+
+        def is_old(came_at: float) -> bool:
+            return not 0 <= now - came_at < PLAINTEXT_SECONDS_MAX
+
+        if self._current is not None and is_old(self._current[2]):
+            self._current = None
+        for data_key_id in [ident for ident, (_, came_at) in self._opened.items() if is_old(came_at)]:
+            del self._opened[data_key_id]
 
 
 def _message_key(data_key: bytes, salt: bytes, associated: bytes) -> tuple[bytes, bytes]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import ECB
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from consumer_keys.cloud.kms import Kms
-from consumer_keys.errors import Unavailable
-from consumer_keys.vault import PLAINTEXT_KEYS_MAX, PLAINTEXT_SECONDS_MAX, USES_MAX, DataKey, Place, SealBroken, Vault
+from consumer_keys.errors import SealBroken, Unavailable
+from consumer_keys.vault import PLAINTEXT_KEYS_MAX, PLAINTEXT_SECONDS_MAX, USES_MAX, DataKey, Place, Vault, _message_key
 from tencent_emulator.cloud import Cloud
 from tencent_emulator.pytest_plugin import REGION, SECRET_ID, SECRET_KEY, TestClock
 from tencent_emulator.server import Server
@@ -245,3 +250,106 @@ def test_values_sealed_before_a_rotation_of_the_kms_key_still_open(keeper: Keepe
     sealed, _ = keeper.vault().seal(PLACE, VALUE)
     keeper.cloud.rotate_key(keeper.kms_key_id)
     assert keeper.vault().open(PLACE, sealed) == VALUE
+
+
+def test_a_clock_that_goes_back_ends_the_use_of_a_data_key(tencent_clock: TestClock, keeper: Keeper) -> None:
+    vault = keeper.vault()
+    first = vault.seal(PLACE, VALUE)[1]
+    tencent_clock.shift(-1)
+    assert vault.seal(PLACE, VALUE)[1] != first
+    assert PLAINTEXT_SECONDS_MAX <= 30 * 86_400, "a data key never seals for longer than that"
+
+
+def test_plaintext_that_is_too_old_is_gone_and_not_only_unused(tencent_clock: TestClock, keeper: Keeper) -> None:
+    vault, other = keeper.vault(), keeper.vault()
+    sealed, _ = other.seal(PLACE, VALUE)
+    vault.open(PLACE, sealed)
+    vault.seal(PLACE, VALUE)
+    tencent_clock.shift(PLAINTEXT_SECONDS_MAX)
+    with keeper.cloud.outage("kms"), pytest.raises(Unavailable):
+        vault.open(PLACE, sealed)
+    assert vault._current is None
+    assert not vault._opened
+
+
+def test_the_data_key_used_longest_ago_makes_room(keeper: Keeper) -> None:
+    sealed = [keeper.vault().seal(PLACE, VALUE)[0] for _ in range(PLAINTEXT_KEYS_MAX + 1)]
+    vault = keeper.vault()
+    for one in (*sealed[:-1], sealed[0], sealed[-1]):
+        vault.open(PLACE, one)
+    keeper.actions()
+    vault.open(PLACE, sealed[0])  # opened again meanwhile, so it stayed
+    assert keeper.actions() == []
+    vault.open(PLACE, sealed[1])
+    assert keeper.actions() == ["Decrypt"]
+
+
+# AES-GCM does not commit to its key: one ciphertext with one tag can be genuine under two keys (Len, Grubbs,
+# Ristenpart: Partitioning Oracle Attacks, USENIX Security 2021, section 3.1).
+
+POLYNOMIAL = 0xE1 << 120
+
+
+def times(left: int, right: int) -> int:
+    """Multiplication in GF(2^128) as GHASH orders its bits (NIST SP 800-38D, 6.3)."""
+    product = 0
+    for bit in range(127, -1, -1):
+        if left >> bit & 1:
+            product ^= right
+        right = right >> 1 ^ (POLYNOMIAL if right & 1 else 0)
+    return product
+
+
+def inverse(number: int) -> int:
+    result, power = 1 << 127, number
+    for _ in range(127):
+        power = times(power, power)
+        result = times(result, power)
+    return result
+
+
+def block(key: bytes, data: bytes) -> int:
+    encryptor = Cipher(AES(key), ECB()).encryptor()
+    return int.from_bytes(encryptor.update(data) + encryptor.finalize(), "big")
+
+
+def mask_of_tag(key: bytes, nonce: bytes, associated: bytes, ciphertext: bytes) -> tuple[int, int]:
+    """(the tag, the hash key) of any ciphertext under a key."""
+    hash_key, tag = block(key, bytes(16)), 0
+    lengths = (8 * len(associated)).to_bytes(8, "big") + (8 * len(ciphertext)).to_bytes(8, "big")
+    for part in (associated, ciphertext):
+        for start in range(0, len(part), 16):
+            tag = times(tag ^ int.from_bytes(part[start : start + 16].ljust(16, b"\0"), "big"), hash_key)
+    tag = times(tag ^ int.from_bytes(lengths, "big"), hash_key)
+    return tag ^ block(key, nonce + b"\0\0\0\1"), hash_key
+
+
+def collision(one: bytes, two: bytes, nonce: bytes, associated: bytes) -> bytes:
+    """Ciphertext and tag that AES-GCM accepts under both keys."""
+    first, last = os.urandom(16), bytes(16)
+    (tag_one, hash_one), (tag_two, hash_two) = (mask_of_tag(k, nonce, associated, first + last) for k in (one, two))
+    # The last block goes in times the square of the hash key, so one linear equation makes both tags equal.
+    squares = times(hash_one, hash_one) ^ times(hash_two, hash_two)
+    chosen = times(tag_one ^ tag_two, inverse(squares))
+    last = chosen.to_bytes(16, "big")
+    tag = tag_one ^ times(chosen, times(hash_one, hash_one))
+    return first + last + tag.to_bytes(16, "big")
+
+
+def test_a_ciphertext_made_for_two_keys_opens_under_the_one_it_commits_to_alone(keeper: Keeper) -> None:
+    sealed, ident = keeper.vault().seal(PLACE, VALUE)
+    _, other = keeper.vault().seal(PLACE, VALUE)
+    blobs = {ident: keeper.stored[ident], other: keeper.stored[other]}
+    data_keys = [keeper.kms.decrypt(blobs[name].blob, blobs[name].context) for name in (ident, other)]
+    head, salt, nonce = sealed[:19], sealed[19:51], sealed[51:63]
+    associated = keeper.vault()._associated(PLACE, ident)
+    (key_one, mark_one), (key_two, _) = (_message_key(data_key, salt, associated) for data_key in data_keys)
+    twofold = collision(key_one, key_two, nonce, associated)
+    for key in (key_one, key_two):
+        assert len(AESGCM(key).decrypt(nonce, twofold, associated)) == 32, "AES-GCM alone accepts it under both"
+    forged = head + salt + nonce + mark_one + twofold
+    assert len(keeper.vault().open(PLACE, forged)) == 32
+    # Whoever can write the table of data keys puts the other one under the same id.
+    keeper.stored[ident] = blobs[other]._replace(data_key_id=ident)
+    with pytest.raises(SealBroken, match="commitment"):
+        keeper.vault().open(PLACE, forged)

@@ -30,6 +30,22 @@ class Kms(Service):
         reply = self._checked("Decrypt", CiphertextBlob=blob, EncryptionContext=context)
         return b64decode(reply["Plaintext"])
 
+    def re_encrypt(self, blob: str, context: str, kms_key_id: str) -> str:
+        """The blob under the newest material of a KMS key; the plaintext does not leave KMS."""
+        from tencentcloud.common.exception.tencent_cloud_sdk_exception import TencentCloudSDKException
+
+        action = "ReEncrypt"
+        try:
+            reply = self.call(
+                action, CiphertextBlob=blob, DestinationKeyId=kms_key_id, SourceEncryptionContext=context,
+                DestinationEncryptionContext=context,
+            )  # fmt: skip
+            return str(reply["CiphertextBlob"])
+        except TencentCloudSDKException as error:
+            raise Unavailable("DependencyUnavailable", self.name, action, str(error.code)) from None
+        except KeyError:
+            raise Unavailable("DependencyUnavailable", self.name, action, "UnreadableReply") from None
+
     def _checked(self, action: str, **parameters: Any) -> dict[str, Any]:
         from tencentcloud.common.exception.tencent_cloud_sdk_exception import TencentCloudSDKException
 

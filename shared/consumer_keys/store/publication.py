@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from consumer_keys.snapshot import ConsumerRecord, KeyRecord, OperatorRecord, Part, id_bytes
-from consumer_keys.store.reads import KmsKey, Reads, split_gateways
+from consumer_keys.store.reads import KmsKey, split_gateways
 from consumer_keys.store.schema import changes, deployment, former_secrets, key_values, leases, operators, publications
 from consumer_keys.store.schema import consumer_groups as g
 from consumer_keys.store.schema import consumer_keys as k
 from consumer_keys.store.schema import consumers as c
 from consumer_keys.store.schema import group_members as m
+from consumer_keys.store.sealed import SealedRows
 
 _FETCH_ROWS = 2000
 # No lease is longer than the longest run of a function, 15 minutes; clocks of two instances may differ by one.
@@ -35,7 +36,7 @@ class Published(NamedTuple):
     base_revision: int
 
 
-class SnapshotReads(Reads):
+class SnapshotReads(SealedRows):
     """Everything that a snapshot holds, in one consistent state."""
 
     def published(self) -> Published:

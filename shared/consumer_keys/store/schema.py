@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from consumer_keys.store.dialect import long_text, octets, text
 
-SCHEMA_REVISION = "0005"
+SCHEMA_REVISION = "0006"
 metadata = sa.MetaData()
 
 deployment = sa.Table(
@@ -128,6 +128,7 @@ key_values = sa.Table(
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Index("ix_key_values_key", "key_id"),
     sa.Index("ix_key_values_ends", "ends_at"),
+    sa.Index("ix_key_values_data_key", "data_key_id", "digest"),
 )
 
 data_keys = sa.Table(
@@ -139,6 +140,8 @@ data_keys = sa.Table(
     sa.Column("blob", text(1024), nullable=False),
     sa.Column("context", text(512), nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
+    # Since when (ms) nothing refers to it; it is destroyed after a while.
+    sa.Column("unused_since", sa.BigInteger, nullable=True),
 )
 
 operators = sa.Table(

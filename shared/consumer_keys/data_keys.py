@@ -1,0 +1,103 @@
+"""Rotation of data keys: values are sealed anew in batches, and a data key goes when nothing has used it for a while.
+
+Everything can be stopped at any point and begun again: what is to be done is read from the database each time, each
+batch is one transaction, and a value that changed meanwhile is left to the next run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from consumer_keys.errors import SealBroken
+
+if TYPE_CHECKING:
+    from consumer_keys.store.publication import Housekeeping
+    from consumer_keys.store.sealed import SealedRow
+    from consumer_keys.vault import Place, Vault
+    from consumer_keys.wiring import Services
+
+AGE_DAYS_MAX = 30
+DAY_MS = 86_400_000
+# A request that has read a sealed value ends long before this, and so does the memory of an instance that seals.
+GRACE_MS = 900_000
+
+
+def rotate(
+    app: Services, older_than_days: float, batch: int, *, progress: Callable[[int], None] = lambda _count: None
+) -> dict[str, Any]:
+    """Seals anew what is under older data keys, then retires those: a report per purpose, without any value.
+
+    `broken` names owners whose value does not open; it stays as it is, and so does its data key. Raises Unavailable.
+    """
+    before_ms = app.now_ms() - int(older_than_days * DAY_MS)
+    report = {}
+    for purpose, vault in (("values", app.key_vault), ("operators", app.operator_vault)):
+        resealed, broken = _reseal(app, purpose, vault, before_ms, batch, progress)
+        unused, destroyed = app.store.housekeeping("reseal", partial(_retire, purpose, before_ms, app.now_ms()))
+        keys = {"unused": unused, "destroyed": destroyed}
+        report[purpose] = {"resealed": resealed, "broken": broken, "data_keys": keys}
+    return report
+
+
+def _retire(purpose: str, before_ms: int, now_ms: int, db: Housekeeping) -> tuple[int, int]:
+    return db.retire_data_keys(purpose, before_ms, now_ms, GRACE_MS)
+
+
+def _reseal(
+    app: Services, purpose: str, vault: Vault, before_ms: int, batch: int, progress: Callable[[int], None]
+) -> tuple[int, list[str]]:
+    def rows_behind(after: SealedRow | None) -> list[SealedRow]:
+        return app.store.snapshot(lambda db: db.sealed_rows(purpose, before_ms, after, batch))
+
+    count, broken, rows = 0, list[str](), rows_behind(None)
+    while rows:
+        anew: list[tuple[SealedRow, bytes, str]] = []
+        for row in rows:
+            place = _place(app, row)
+            try:
+                anew.append((row, *vault.seal(place, vault.open(place, row.sealed))))
+            except SealBroken:
+                broken.append(row.owner_id)
+        count += app.store.housekeeping("reseal", partial(_replace, anew=anew))
+        progress(count)
+        rows = rows_behind(rows[-1])
+    return count, broken
+
+
+def _replace(db: Housekeeping, anew: list[tuple[SealedRow, bytes, str]]) -> int:
+    return sum(db.replace_sealed(*one) for one in anew)
+
+
+def _place(app: Services, row: SealedRow) -> Place:
+    if row.table == "key_values":
+        return app.place_of_key(row.gateway_id, row.owner_id)
+    return app.place_of_operator(row.owner_id)
+
+
+def rewrap(app: Services, batch: int) -> int:
+    """Wraps every data key with its KMS key's newest material, or with the KMS key that the settings name now.
+
+    Returns how many. The data keys, and so every sealed value, stay what they are. Raises Unavailable.
+    """
+    targets = {"values": app.settings.kms_key_id or "", "operators": app.settings.kms_operator_key_id or ""}
+
+    def rows_behind(after: str) -> list[Any]:
+        return app.store.snapshot(lambda db: db.data_key_rows(after, batch))
+
+    count, rows = 0, rows_behind("")
+    while rows:
+        for row in rows:
+            target, ident, old = targets[row["purpose"]], row["data_key_id"], row["blob"]
+            blob = app.kms.re_encrypt(old, row["context"], target)
+            if blob != old:
+                write = partial(_replace_blob, data_key_id=ident, old=old, new=blob, kms_key_id=target)
+                app.store.housekeeping("reseal", write)
+                count += 1
+        rows = rows_behind(rows[-1]["data_key_id"])
+    return count
+
+
+def _replace_blob(db: Housekeeping, **values: str) -> None:
+    db.replace_blob(**values)

@@ -1,0 +1,107 @@
+"""Sealed values and the data keys that they are sealed under: what the rotation of data keys reads and writes."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from consumer_keys.store.reads import Reads
+from consumer_keys.store.schema import consumer_keys, data_keys, former_secrets, key_values, metadata, operators
+
+# Everything that refers to a data key, whatever tables there will be.
+_REFERRING = [
+    column
+    for table in metadata.tables.values()
+    for column in table.c
+    if any(key.column is data_keys.c.data_key_id for key in column.foreign_keys)
+]
+
+
+class SealedRow(NamedTuple):
+    """One sealed value. `gateway_id` and `owner_id` are the place that it is bound to."""
+
+    table: str
+    ref: Any
+    gateway_id: str
+    owner_id: str
+    sealed: bytes
+    data_key_id: str
+
+
+class SealedRows(Reads):
+    """Part of `Housekeeping`, which alone may call what writes: re-sealing changes no key, so it has no revision."""
+
+    def sealed_rows(self, purpose: str, made_before_ms: int, after: SealedRow | None, limit: int) -> list[SealedRow]:
+        """Values sealed under data keys of this purpose that were made before a moment, by data key, behind `after`."""
+        found: list[SealedRow] = []
+        for table, query in _QUERIES.items():
+            ref, sealed_under = _REFS[table], metadata.tables[table].c.data_key_id
+            rows = query.join(data_keys, data_keys.c.data_key_id == sealed_under).where(
+                data_keys.c.purpose == purpose, data_keys.c.created_at < made_before_ms
+            )
+            if after is not None and after.table == table:
+                same = sa.and_(sealed_under == after.data_key_id, ref > after.ref)
+                rows = rows.where(sa.or_(sealed_under > after.data_key_id, same))
+            elif after is not None and list(_QUERIES).index(table) < list(_QUERIES).index(after.table):
+                continue
+            rows = rows.order_by(sealed_under, ref).limit(limit - len(found))
+            found += [
+                SealedRow(table, row.ref, row.gateway_id, row.owner_id, bytes(row.sealed), row.data_key_id)
+                for row in self.connection.execute(rows)
+            ]
+            if len(found) == limit:
+                break
+        return found
+
+    def replace_sealed(self, row: SealedRow, sealed: bytes, data_key_id: str) -> bool:
+        """Puts the same value under another data key; False when it was changed or removed meanwhile."""
+        table = metadata.tables[row.table]
+        own = sa.update(table).where(_REFS[row.table] == row.ref, table.c.data_key_id == row.data_key_id)
+        return self.connection.execute(own.values(sealed=sealed, data_key_id=data_key_id)).rowcount == 1
+
+    def data_key_rows(self, after_id: str, limit: int) -> list[sa.RowMapping]:
+        """Wrapped data keys by id."""
+        query = sa.select(data_keys).where(data_keys.c.data_key_id > after_id).order_by(data_keys.c.data_key_id)
+        return list(self.connection.execute(query.limit(limit)).mappings())
+
+    def replace_blob(self, data_key_id: str, old: str, new: str, kms_key_id: str) -> None:
+        """The same data key, wrapped anew."""
+        own = sa.update(data_keys).where(data_keys.c.data_key_id == data_key_id, data_keys.c.blob == old)
+        self.connection.execute(own.values(blob=new, kms_key_id=kms_key_id))
+
+    def retire_data_keys(self, purpose: str, made_before_ms: int, now_ms: int, grace_ms: int) -> tuple[int, int]:
+        """(newly unused, destroyed): a data key goes when nothing has referred to it since `grace_ms` ago.
+
+        One that is referred to again is no longer unused; the foreign keys refuse to destroy one in use in any case.
+        """
+        used = sa.union(*(sa.select(column).where(column.is_not(None)) for column in _REFERRING))
+        own = data_keys.c.purpose == purpose
+        unused = data_keys.c.data_key_id.not_in(used)
+        update = sa.update(data_keys).where(own, data_keys.c.unused_since.is_not(None), sa.not_(unused))
+        self.connection.execute(update.values(unused_since=None))
+        destroyed = self.connection.execute(
+            sa.delete(data_keys).where(own, unused, data_keys.c.unused_since <= now_ms - grace_ms)
+        )
+        fresh = own & unused & data_keys.c.unused_since.is_(None) & (data_keys.c.created_at < made_before_ms)
+        marked = self.connection.execute(sa.update(data_keys).where(fresh).values(unused_since=now_ms))
+        return marked.rowcount, destroyed.rowcount
+
+
+_REFS: dict[str, sa.Column[Any]] = {
+    "key_values": key_values.c.digest, "operators": operators.c.secret_id, "former_secrets": former_secrets.c.digest,
+}  # fmt: skip
+_QUERIES: dict[str, sa.Select[Any]] = {
+    "key_values": sa.select(
+        key_values.c.digest.label("ref"), consumer_keys.c.gateway_id, key_values.c.key_id.label("owner_id"),
+        key_values.c.sealed, key_values.c.data_key_id,
+    ).join(consumer_keys, consumer_keys.c.key_id == key_values.c.key_id),
+    "operators": sa.select(
+        operators.c.secret_id.label("ref"), sa.literal("").label("gateway_id"),
+        operators.c.secret_id.label("owner_id"), operators.c.sealed, operators.c.data_key_id,
+    ),
+    "former_secrets": sa.select(
+        former_secrets.c.digest.label("ref"), sa.literal("").label("gateway_id"),
+        former_secrets.c.secret_id.label("owner_id"), former_secrets.c.sealed, former_secrets.c.data_key_id,
+    ),
+}  # fmt: skip

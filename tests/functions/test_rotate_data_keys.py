@@ -1,0 +1,230 @@
+"""`ckeys rotate-data-keys`: every value is sealed anew, wherever it is killed, and no data key goes too early."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ckeys.deployment import Deployment
+from ckeys.main import cli
+from consumer_keys import failpoints
+from tencent_emulator.pytest_plugin import TestClock
+from tests.conftest import Api
+from tests.functions.helpers import as_operator, kms_key, nothing_changes, sql
+
+DAYS = 31
+COMMAND = [str(Path(sys.executable).parent / "ckeys"), "rotate-data-keys"]
+
+
+class Killed(BaseException):
+    """The end of a process at a fail point; nothing of ours catches it."""
+
+
+@pytest.fixture
+def values(api: Api) -> dict[str, str]:
+    """Key id -> value of seven sealed keys, under two data keys, beside a KMS key and further operators."""
+    made = [api.create_key(f"key-{number}") for number in range(4)]
+    from consumer_keys import wiring
+
+    wiring.close()  # another instance: it seals under a data key of its own
+    custom = [f"custom-value-Zq7x9Lk3-{number}" for number in range(3)]
+    made += [
+        {**api.create_key(f"own-{number}", generation="Custom", value=value), "value": value}
+        for number, value in enumerate(custom)
+    ]
+    kms_key(api, "followed", "content-Vw4t2Np8")
+    for role in ("viewer", "editor"):
+        as_operator(api, role)
+    return {key["key_id"]: key["value"] for key in made}
+
+
+@pytest.fixture
+def killed_at() -> Iterator[Callable[[int], list[str]]]:
+    """Kills at the n-th fail point that re-sealing reaches; returns the points reached since."""
+
+    def install(count: int) -> list[str]:
+        reached: list[str] = []
+
+        def hook(point: str) -> None:
+            if point.startswith("reseal."):
+                reached.append(point)
+                if len(reached) == count:
+                    raise Killed(point)
+
+        failpoints.install(hook)
+        return reached
+
+    yield install
+    failpoints.install(None)
+
+
+def run(*options: str) -> Result:
+    return CliRunner().invoke(cli, ["rotate-data-keys", *options])
+
+
+def report(result: Result) -> Any:
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def opened(deployment: Deployment) -> dict[str, str]:
+    """Every sealed value, opened by an instance that holds nothing in memory."""
+    from consumer_keys import wiring
+
+    wiring.close()
+    app, found = deployment.services, {}
+    query = "SELECT v.key_id, gateway_id, sealed FROM key_values v JOIN consumer_keys k ON k.key_id = v.key_id"
+    for row in sql(deployment, query + " WHERE sealed IS NOT NULL"):
+        place = app.place_of_key(row["gateway_id"], row["key_id"])
+        found[row["key_id"]] = app.key_vault.open(place, bytes(row["sealed"])).decode()
+    for row in sql(deployment, "SELECT secret_id, sealed FROM operators"):
+        app.operator_vault.open(app.place_of_operator(row["secret_id"]), bytes(row["sealed"]))
+    return found
+
+
+def used(deployment: Deployment) -> set[str]:
+    """The data keys that values and secrets are under."""
+    query = "SELECT data_key_id FROM key_values WHERE sealed IS NOT NULL UNION SELECT data_key_id FROM operators"
+    return {row["data_key_id"] for row in sql(deployment, query)}
+
+
+def kept(deployment: Deployment) -> set[str]:
+    return {row["data_key_id"] for row in sql(deployment, "SELECT data_key_id FROM data_keys")}
+
+
+def test_young_data_keys_are_left_alone(api: Api, values: dict[str, str]) -> None:
+    with nothing_changes(api.deployment):
+        done = report(run())
+    assert done["values"] == {"resealed": 0, "broken": [], "data_keys": {"unused": 0, "destroyed": 0}}
+
+
+def test_every_value_moves_to_new_data_keys_and_old_ones_go_after_a_while(
+    api: Api, values: dict[str, str], clock: TestClock
+) -> None:
+    before, revision = used(api.deployment), sql(api.deployment, "SELECT revision FROM deployment")
+    clock.shift(DAYS * 86_400)
+    done = report(run("--batch", "2"))
+    assert (done["values"]["resealed"], done["operators"]["resealed"]) == (7, 3)
+    after = used(api.deployment)
+    assert not after & before
+    assert before <= kept(api.deployment), "a request may have read a value a moment ago"
+    assert sql(api.deployment, "SELECT revision FROM deployment") == revision, "nothing that callers see has changed"
+    assert report(run())["values"]["data_keys"]["destroyed"] == 0
+    clock.shift(900)
+    done = report(run())
+    assert done["values"]["data_keys"]["destroyed"] + done["operators"]["data_keys"]["destroyed"] == len(before)
+    assert kept(api.deployment) >= after
+    assert not kept(api.deployment) & before
+    assert opened(api.deployment) == values
+    key_id = next(iter(values))
+    assert api("reveal_key", "POST", f"/keys/{key_id}/reveal", {}).body["value"] == values[key_id]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_killed_at_any_commit_it_goes_on_and_seals_each_value_once(
+    api: Api, values: dict[str, str], clock: TestClock, killed_at: Callable[[int], list[str]], batch: int
+) -> None:
+    before = used(api.deployment)
+    clock.shift(DAYS * 86_400)
+    kills, moved = 0, 0
+    while True:
+        reached = killed_at(kills + 1)  # a little later each time: before and after every commit
+        try:
+            done = report(run("--batch", str(batch)))
+        except Killed:
+            kills += 1
+            moved += sum(point == "reseal.after-commit" for point in reached)
+            assert opened(api.deployment) == values, "whatever was killed, every value opens"
+            assert before & kept(api.deployment) == before, "no data key is destroyed while it may be in use"
+            continue
+        break
+    failpoints.install(None)
+    assert kills >= 4
+    assert not used(api.deployment) & before
+    assert opened(api.deployment) == values
+    assert report(run())["values"]["resealed"] == 0, done
+
+
+def test_a_process_killed_by_sigkill_loses_nothing(api: Api, values: dict[str, str]) -> None:
+    before = used(api.deployment)
+    environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    for lines in (1, 3):
+        process = subprocess.Popen(
+            [*COMMAND, "--older-than", "0", "--batch", "1"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environ
+        )
+        assert process.stderr is not None
+        for _ in range(lines):
+            assert process.stderr.readline().endswith(b"...\n")
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        assert opened(api.deployment) == values
+    done = subprocess.run([*COMMAND, "--older-than", "0"], capture_output=True, text=True, env=environ, check=True)
+    assert json.loads(done.stdout)["values"]["resealed"] == 7
+    assert not used(api.deployment) & before
+    assert opened(api.deployment) == values
+
+
+def test_a_data_key_that_is_used_again_is_not_destroyed(api: Api, values: dict[str, str], clock: TestClock) -> None:
+    before = used(api.deployment)
+    clock.shift(DAYS * 86_400)
+    row = sql(api.deployment, "SELECT digest, sealed, data_key_id FROM key_values WHERE sealed IS NOT NULL LIMIT 1")[0]
+    report(run())
+    # A slow instance wrote with the data key that it still had in memory.
+    old = "UPDATE key_values SET sealed = :sealed, data_key_id = :data_key_id WHERE digest = :digest"
+    sql(api.deployment, old, **row)
+    clock.shift(901)
+    assert report(run("--older-than", "3650"))["values"]["data_keys"]["destroyed"] == 1
+    assert kept(api.deployment) & before == {row["data_key_id"]}
+    assert opened(api.deployment) == values
+
+
+def test_a_value_that_does_not_open_is_named_and_holds_nothing_back(
+    api: Api, values: dict[str, str], clock: TestClock
+) -> None:
+    broken = next(iter(values))
+    sql(api.deployment, "UPDATE key_values SET sealed = X'00' WHERE key_id = :id", id=broken)
+    clock.shift(DAYS * 86_400)
+    for _ in range(2):
+        result = run("--batch", "1")
+        assert result.exit_code == 1
+        assert broken in result.stdout
+    row = sql(api.deployment, "SELECT sealed, data_key_id FROM key_values WHERE key_id = :id", id=broken)[0]
+    assert bytes(row["sealed"]) == b"\x00"
+    clock.shift(901)
+    run()
+    assert row["data_key_id"] in kept(api.deployment)
+    assert not any(value in result.output for value in values.values())
+
+
+def test_an_outage_of_kms_stops_it_with_a_sentence_and_changes_nothing(
+    api: Api, values: dict[str, str], clock: TestClock
+) -> None:
+    clock.shift(DAYS * 86_400)
+    with api.deployment.cloud.outage("kms"), nothing_changes(api.deployment):
+        result = run()
+    assert result.exit_code == 1
+    assert "kms" in result.output
+    assert report(run())["values"]["resealed"] == 7
+
+
+def test_data_keys_are_wrapped_anew_after_the_rotation_of_a_kms_key(api: Api, values: dict[str, str]) -> None:
+    cloud, environment = api.deployment.cloud, api.deployment.environment
+    before = {row["data_key_id"]: row["blob"] for row in sql(api.deployment, "SELECT * FROM data_keys")}
+    for name in ("KMS_KEY_ID", "KMS_OPERATOR_KEY_ID"):
+        cloud.rotate_key(environment[name])
+    assert report(run("--rewrap", "--batch", "1"))["rewrapped"] == len(before)
+    after = {row["data_key_id"]: row["blob"] for row in sql(api.deployment, "SELECT * FROM data_keys")}
+    assert after.keys() == before.keys()
+    assert not set(after.values()) & set(before.values())
+    assert report(run("--rewrap"))["rewrapped"] == 0
+    assert opened(api.deployment) == values
