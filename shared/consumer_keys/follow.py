@@ -48,8 +48,9 @@ class Pace(NamedTuple):
 class Credentials:
     """Contents of credentials: each read once per run, through the rate limit, with back-off while SSM is in trouble.
 
-    After failures in a row that may pass (no answer, throttled, 5xx) the whole run slows down, by full jitter; a read
-    that failed so is repeated at once only while such repetitions are at most a tenth of the calls.
+    After failures in a row that may pass (no answer, throttled, 5xx) the whole run slows down, by full jitter, for at
+    most a quarter of its time: credentials that fail one after the other must not hold back the rest. A read that
+    failed so is repeated at once only while such repetitions are at most a tenth of the calls.
     """
 
     def __init__(self, app: Services, pace: Pace) -> None:
@@ -57,7 +58,7 @@ class Credentials:
         self._step = 1 / app.settings.ssm_requests_per_second
         self._seen: dict[tuple[str, str], bytes | CloudFailure] = {}
         self.ends_at = pace.monotonic() + pace.seconds
-        self._next_call, self._streak = 0.0, 0
+        self._next_call, self._streak, self._backoff_left = 0.0, 0, pace.seconds / 4
         self.calls = self.retries = self.throttled = 0
 
     def content(self, key: KmsKey) -> bytes | CloudFailure | None:
@@ -105,7 +106,8 @@ class Credentials:
         if isinstance(failure, Unavailable) and failure.passing:
             longest = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_FIRST * 2.0 ** min(self._streak, 10))
             self._streak += 1
-            wait = longest * self._pace.random()
+            wait = min(longest * self._pace.random(), self._backoff_left)
+            self._backoff_left -= wait
             self._next_call = max(self._next_call, self._pace.monotonic() + wait)
         else:
             self._streak = 0
