@@ -73,6 +73,7 @@ class Server(ABC):
             self.close()
             raise
 
+    death = signal.SIGINT  # what ends the server at once when this process dies
     first: str  # the database that is there from the beginning
 
     @abstractmethod
@@ -81,7 +82,7 @@ class Server(ABC):
 
     @abstractmethod
     def _command(self) -> list[str]:
-        """What runs in the foreground until it gets SIGTERM (and SIGINT if this process dies)."""
+        """What runs in the foreground until it gets SIGTERM (and `death` if this process dies)."""
 
     @abstractmethod
     def url(self, name: str) -> str:
@@ -103,8 +104,8 @@ class Server(ABC):
         """Starts the server; `close` and `stop` end it, and so does the death of this process."""
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                ["setpriv", "--pdeathsig=INT", *self._command()], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                cwd=self.folder,
+                ["setpriv", f"--pdeathsig={self.death.name}", *self._command()], stdout=log, stderr=log,
+                stdin=subprocess.DEVNULL, cwd=self.folder,
             )  # fmt: skip
 
     def stop(self, number: int = signal.SIGINT) -> None:
@@ -236,6 +237,7 @@ class MariaDB(Server):
     """MariaDB; each database has a user of its own, so that it alone can be locked out."""
 
     first = ""
+    death = signal.SIGTERM  # it does not listen to SIGINT
 
     def __init__(self, *, durable: bool = False) -> None:
         self._install = find("mariadb", "/usr/bin/mariadb-install-db")
