@@ -433,6 +433,13 @@ def test_a_direct_invocation_names_action_and_version_among_its_fields(cloud: Cl
     assert bare["Error"]["Code"] == "MissingParameter"
 
 
+def test_the_front_door_hands_the_signed_request_on_as_it_came(cloud: Cloud, api: Api) -> None:
+    event = cloud.event("tse", "CreateConsumer", {"GatewayId": "default", "Name": "应用"})
+    answer = api.deployment.call("front_door", event)
+    assert (answer["statusCode"], answer["headers"]["Content-Type"]) == (200, "application/json")
+    assert json.loads(answer["body"])["Response"]["Result"]["Success"] is True
+
+
 def test_a_failing_dependency_is_an_error_in_the_envelope_and_leaks_nothing(cloud: Cloud, api: Api) -> None:
     cloud("DescribeSecretKeyList", **PAGE)
     with api.deployment.cloud.outage("ssm"):

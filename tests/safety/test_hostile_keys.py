@@ -455,6 +455,16 @@ def test_a_key_opens_no_operators_call_and_an_operators_secret_no_gateway(
                 continue
             path = route.path.replace("{gateway_id}", "default").replace("{key_id}", "x").replace("{consumer_id}", "x")
             method = "POST" if route.method == "ANY" else route.method
+            if function.name == "cloud_api":  # it answers in the vendor's envelope
+                given = {
+                    "httpMethod": method,
+                    "path": path,
+                    "headers": {"authorization": f"Bearer {value}"},
+                    "body": "",
+                }
+                refused = json.loads(deployment.call(function.name, given)["body"])["Response"]["Error"]["Code"]
+                assert refused == "AuthFailure.InvalidAuthorization"
+                continue
             answer = api(function.name, method, path, token=value)
             assert (answer.status, answer.body["code"]) == (401, "Unauthenticated"), (function.name, route)
     for role in ("viewer", "editor", "revealer", "verifier", "admin"):
