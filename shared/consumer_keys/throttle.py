@@ -1,7 +1,7 @@
 """A limit on failed authentications per source, kept in the memory of each instance: no store is asked or written.
 
 Only failures count and only failures are refused: a valid credential passes whatever its address did before, so nobody
-can lock an operator out by failing from the same address (docs/decisions/0008-failed-authentications.md).
+can lock an operator out by failing from the same address (docs/decisions/0009-failed-authentications.md).
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from ckeys.deployment import BUCKET, Deployment
+from ckeys.deployment import BUCKET, ROOT, Deployment
+from ckeys.front import load_handlers
 from ckeys.main import cli
 from consumer_keys import wiring
 from tencent_emulator.pytest_plugin import TestClock
@@ -190,6 +191,10 @@ def bare(make_deployment: Callable[..., Deployment], tmp_path: Any, monkeypatch:
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'new' / 'first.db'}")
     monkeypatch.setenv("ROOT_SECRET_NAME", "a-new-root")
     monkeypatch.setenv("SNAPSHOT_PREFIX", "new/")
+    # The account's own credential: CAM cannot allow the making of one secret alone.
+    for name, value in zip(("SECRETID", "SECRETKEY", "SESSIONTOKEN"), (*deployment.operator, ""), strict=True):
+        monkeypatch.setenv(f"TENCENTCLOUD_{name}", value)
+    deployment.handlers = load_handlers(ROOT / "functions", deployment.template)  # in this very environment
     return deployment
 
 

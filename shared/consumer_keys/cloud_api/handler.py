@@ -102,7 +102,8 @@ def _operator(app: Services, request: web.Request) -> tuple[OperatorRecord, tc3.
     try:
         return operators.signed_by(app, operators.signed_request(request), VERSIONS)
     except tc3.SignatureRefused as refused:
-        raise from_signature(refused) from None
+        judged = app.failures.judged(Problem("Unauthenticated"), web.source_address(request))
+        raise (from_signature(refused) if judged.code == "Unauthenticated" else from_problem(judged)) from None
 
 
 def _named(request: web.Request, signature: tc3.Signature | None) -> tuple[str, str, Mapping[str, Any]]:
