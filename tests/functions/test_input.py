@@ -55,6 +55,7 @@ BODIES = {
     "create_key": {"name": "good-key", "generation": "System"}, "update_key": {"description": "good"},
     "bind_consumer": {"consumer_id": ""}, "create_consumer": {"name": "good-app"},
     "update_consumer": {"description": "good"}, "reveal_key": {"reason": "good"},
+    "create_group": {"name": "good-group"}, "update_group": {"description": "good"},
 }  # fmt: skip
 
 
@@ -64,6 +65,7 @@ def served(api: Api, request: pytest.FixtureRequest) -> Served:
     operation = OPERATIONS[request.param]
     consumer = api.create_consumer("present-app")["consumer_id"]
     ids = {"gateway_id": "default", "key_id": api.create_key("present-key")["key_id"], "consumer_id": consumer}
+    ids["group_id"] = api("create_group", "POST", "/groups", {"name": "present-group"}).body["group_id"]
     path = operation.path
     for name, value in ids.items():
         path = path.replace(f"{{{name}}}", value)
@@ -112,10 +114,8 @@ def test_a_body_where_none_is_read_decides_nothing(api: Api, served: Served) -> 
 @pytest.mark.parametrize("served", EVERY, indirect=True)
 def test_a_direct_invocation_takes_no_field_of_the_servers_either(api: Api, served: Served) -> None:
     model = served.operation.body or served.operation.query
-    ids = {"gateway_id": "default"}
-    for name in ("key_id", "consumer_id"):
-        if f"{{{name}}}" in served.operation.path:
-            ids[name] = served.path.split("/")[5]
+    parts = zip(served.operation.path.split("/"), served.path.split("/"), strict=True)
+    ids = {"gateway_id": "default"} | {name[1:-1]: value for name, value in parts if name.startswith("{")}
     fields = {**served.body, **ids} if "{gateway_id}" in served.operation.path else dict(served.body)
     with nothing_changes(api.deployment):
         for field in SERVER_OWNED:

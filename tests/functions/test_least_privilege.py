@@ -150,7 +150,7 @@ def use_cloud_api(api: Api) -> None:
     common = {"Version": "2023-04-18", "GatewayId": "default"}
     given = {"SecretType": "ApiKey", "GenerateType": "System", "Name": "by-cloud-api", "ResourceType": "Consumer"}
     made = api.deployment.call("cloud_api", {"Action": "CreateCloudNativeAPIGatewaySecretKey", **common, **given})
-    key_id = made["Response"]["Result"]["SecretKeyId"]
+    key_id = made["Response"]["Result"]["ID"]
     shown = {"Action": "DescribeCloudNativeAPIGatewaySecretKeyValue", **common, "SecretKeyId": key_id}
     assert api.deployment.call("cloud_api", shown)["Response"]["Result"]
 
