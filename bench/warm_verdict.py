@@ -17,6 +17,7 @@ from typing import Any
 
 from common import (
     GATEWAY,
+    ROOT,
     RUNS,
     Row,
     deployment,
@@ -30,6 +31,7 @@ from common import (
     validate_event,
 )
 
+from ckeys.front import load_handlers
 from consumer_keys import snapshot_base
 from consumer_keys.snapshot import (
     POINTER,
@@ -143,7 +145,10 @@ def handler(count: int, sampled: int, runs: int) -> list[Row]:
     with deployment(SNAPSHOT_POLL_SECONDS="10") as made:
         values = seed(made, count, sampled)
         random.shuffle(values)
-        handle, context = made.handlers["validate_key"], {"request_id": "b883ca3a-ee61-11e9-8f0c-5254008a4f10"}
+        handle, context = (
+            load_handlers(ROOT / "functions", made.template)["validate_key"],
+            {"request_id": "b883ca3a-ee61-11e9-8f0c-5254008a4f10"},
+        )
         raw = [value.encode() for value in values]
         known = dict.fromkeys((hmac.digest(KEY, value, "sha256") for value in raw), 1)
         known |= dict.fromkeys((os.urandom(32) for _ in range(count - len(raw))), 1)
