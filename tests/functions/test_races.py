@@ -188,7 +188,7 @@ def test_a_disable_or_delete_wins_over_an_enable_that_is_under_way(api: Api, las
 # If-Match: every route of the template that changes one existing resource.
 BODIES: dict[str, Any] = {
     "update_key": {"description": "new"}, "update_consumer": {"description": "new"},
-    "bind_consumer": {"consumer_id": ""},
+    "bind_consumer": {"consumer_id": ""}, "update_group": {"description": "new"},
 }  # fmt: skip
 MUTATIONS = [
     (function.name, route.method, route.path)
@@ -210,9 +210,12 @@ def test_a_change_of_something_that_changed_meanwhile_is_refused_with_the_curren
     body = BODIES.get(function)
     if body and "consumer_id" in body:
         body = {"consumer_id": consumer["consumer_id"]}
-    where = path.format(gateway_id="default", key_id=key["key_id"], consumer_id=consumer["consumer_id"])
-    kind, target = ("key", f"/keys/{key['key_id']}") if "{key_id}" in path else (
-        "consumer", f"/consumers/{consumer['consumer_id']}")  # fmt: skip
+    group = api("create_group", "POST", "/groups", {"name": "team"}).body
+    ids = {"key_id": key["key_id"], "group_id": group["group_id"], "consumer_id": consumer["consumer_id"]}
+    where = path.format(gateway_id="default", **ids)
+    # What is changed is what the path names first: a group's member is part of the group.
+    kind = next(name for name in ("key", "group", "consumer") if f"{{{name}_id}}" in path)
+    target = f"/{kind}s/{ids[f'{kind}_id']}"
     old = api(f"get_{kind}", "GET", target).headers["ETag"]
     current = api(f"update_{kind}", "PATCH", target, {"description": "by somebody else"}).headers["ETag"]
     assert current != old
@@ -228,5 +231,5 @@ def test_the_routes_above_are_all_that_change_one_thing() -> None:
     names = {name for name, _, _ in MUTATIONS}
     assert names >= {
         "update_key", "enable_key", "disable_key", "bind_consumer", "unbind_consumer", "delete_key", "update_consumer",
-        "delete_consumer",
+        "delete_consumer", "update_group", "delete_group", "add_to_group", "remove_from_group",
     }  # fmt: skip

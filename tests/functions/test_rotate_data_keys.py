@@ -192,7 +192,7 @@ def test_a_value_that_does_not_open_is_named_and_holds_nothing_back(
     api: Api, values: dict[str, str], clock: TestClock
 ) -> None:
     broken = next(iter(values))
-    sql(api.deployment, "UPDATE key_values SET sealed = X'00' WHERE key_id = :id", id=broken)
+    sql(api.deployment, "UPDATE key_values SET sealed = :sealed WHERE key_id = :id", sealed=b"\x00", id=broken)
     clock.shift(DAYS * 86_400)
     for _ in range(2):
         result = run("--batch", "1")
