@@ -116,8 +116,12 @@ SecretName = Annotated[
 SecretVersion = Annotated[
     str, _schema(_SECRET_VERSION), _matching(_SECRET_VERSION, "secret version (1 to 64 letters, digits, _ . or -)")
 ]
-Coordinate = Annotated[str, _matching(_COORDINATE, "coordinate (32 bytes in base64url without padding)")]
-JwkName = Annotated[str, _matching(_KEY_NAME, "name of a key (1 to 64 printable ASCII characters)")]
-ResourceId = Annotated[str, _matching(_RESOURCE_ID, "resource id (1 to 64 letters, digits, _ . or -)")]
+Coordinate = Annotated[
+    str, _schema(_COORDINATE), _matching(_COORDINATE, "coordinate (32 bytes in base64url without padding)")
+]
+JwkName = Annotated[str, _schema(_KEY_NAME), _matching(_KEY_NAME, "name of a key (1 to 64 printable ASCII characters)")]
+ResourceId = Annotated[
+    str, _schema(_RESOURCE_ID), _matching(_RESOURCE_ID, "resource id (1 to 64 letters, digits, _ . or -)")
+]
 ActorText = Annotated[str, _text(1, 80), AfterValidator(_plain)]
 TargetText = Annotated[str, _text(1, 64), AfterValidator(_plain)]
