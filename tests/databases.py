@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -20,12 +19,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 import sqlalchemy as sa
 
 from ckeys.database import migrate
 from consumer_keys.store import dialect
 from consumer_keys.store.schema import metadata
+from tests.machine import free_port, missing
 
 SERVERS = ("postgresql", "mariadb")
 KINDS = ("sqlite", *SERVERS)
@@ -33,17 +32,12 @@ START_SECONDS_MAX = 90.0
 Rows = dict[str, list[dict[str, Any]]]
 
 
-def find(name: str, *patterns: str) -> str:
-    """The newest file that a pattern finds; without one the test is skipped, or fails where CKEYS_REQUIRE says so."""
-    for pattern in patterns:
-        found = sorted(
-            Path("/").glob(pattern.lstrip("/")), key=lambda path: [int(n) for n in re.findall(r"\d+", str(path))]
-        )
-        if found:
-            return str(found[-1])
-    if name in os.environ.get("CKEYS_REQUIRE", "").split(","):
-        pytest.fail(f"{name} is required and not installed")
-    pytest.skip(f"{name} is not installed")
+def find(name: str, pattern: str) -> str:
+    """The newest file that the pattern finds; without one the test is skipped, or fails where CKEYS_REQUIRE says so."""
+    found = sorted(Path("/").glob(pattern), key=lambda path: [int(number) for number in re.findall(r"\d+", str(path))])
+    if not found:
+        missing(name, "installed")
+    return str(found[-1])
 
 
 class Server(ABC):
@@ -58,9 +52,7 @@ class Server(ABC):
         try:
             self._prepare()
             while True:
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", 0))
-                    self.port = int(probe.getsockname()[1])
+                self.port = free_port(1)
                 self.start()
                 self._admin = sa.create_engine(self.url(self.first), isolation_level="AUTOCOMMIT", pool_pre_ping=True)
                 try:
@@ -191,7 +183,7 @@ class PostgreSQL(Server):
     first = "postgres"
 
     def __init__(self, *, durable: bool = False) -> None:
-        self._bin = Path(find("postgresql", "/usr/lib/postgresql/*/bin/postgres")).parent
+        self._bin = Path(find("postgresql", "usr/lib/postgresql/*/bin/postgres")).parent
         self._flags = (
             [] if durable else ["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"]
         )
@@ -240,8 +232,8 @@ class MariaDB(Server):
     death = signal.SIGTERM  # it does not listen to SIGINT
 
     def __init__(self, *, durable: bool = False) -> None:
-        self._install = find("mariadb", "/usr/bin/mariadb-install-db")
-        self._server = find("mariadb", "/usr/sbin/mariadbd")
+        self._install = find("mariadb", "usr/bin/mariadb-install-db")
+        self._server = find("mariadb", "usr/sbin/mariadbd")
         self._flags = ["--innodb-flush-log-at-trx-commit=1" if durable else "--innodb-flush-log-at-trx-commit=0"]
         super().__init__()
 

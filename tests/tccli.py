@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-import pytest
+from tests.machine import missing
 
 
 def tccli_program() -> str:
@@ -15,8 +15,5 @@ def tccli_program() -> str:
     beside = Path(sys.prefix) / "tccli" / "bin" / "tccli"
     program = os.environ.get("TCCLI") or (str(beside) if beside.exists() else shutil.which("tccli"))
     if program is None:
-        reason = "tccli is neither in the environment's tccli folder, nor named by TCCLI, nor on PATH"
-        if "tccli" in os.environ.get("CKEYS_REQUIRE", ""):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        missing("tccli", "in the environment's tccli folder, named by TCCLI or on PATH")
     return program

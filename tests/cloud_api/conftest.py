@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cloud_api.clients import Vendor
-from tests.e2e.conftest import Local, free_port
+from tests.e2e.conftest import Local
+from tests.machine import free_port
 
 
 @pytest.fixture(scope="package")

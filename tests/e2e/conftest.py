@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +17,8 @@ from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
 import pytest
+
+from tests.machine import free_port
 
 CKEYS = Path(sys.executable).with_name("ckeys")
 START_SECONDS_MAX = 30
@@ -94,19 +95,6 @@ class Local:
 def _reply(response: Any) -> Reply:
     text = response.read()
     return Reply(response.status, json.loads(text) if text else None, dict(response.headers))
-
-
-def free_port() -> int:
-    """A port whose successor is free too."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            try:
-                second.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
-                continue
-            return port
 
 
 @pytest.fixture

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,17 +14,14 @@ from tencentcloud.common.profile.http_profile import HttpProfile
 from tencentcloud.ssm.v20190923.ssm_client import SsmClient
 
 from tests.e2e.conftest import Local
+from tests.tccli import tccli_program
 
 BASE = "/v1/gateways/default"
-TCCLI = Path(sys.prefix) / "tccli" / "bin" / "tccli"
 FIRST, SECOND = "first-content-8Zt4Kq", "second-content-3Bw9Xm"
 
 
 def _tccli(local: Local) -> Callable[..., None]:
-    if not TCCLI.exists():
-        if "tccli" in os.environ.get("CKEYS_REQUIRE", ""):
-            pytest.fail("tccli is required and not installed")
-        pytest.skip("tccli is not installed: `make test` installs it")
+    program = tccli_program()
     environ = {
         **os.environ,
         "TENCENTCLOUD_SECRET_ID": local.secret_id,
@@ -37,7 +32,7 @@ def _tccli(local: Local) -> Callable[..., None]:
     }
 
     def call(action: str, *arguments: str) -> None:
-        line = [str(TCCLI), "ssm", action, "--endpoint", f"http://127.0.0.1:{local.port + 1}", *arguments]
+        line = [program, "ssm", action, "--endpoint", f"http://127.0.0.1:{local.port + 1}", *arguments]
         subprocess.run(line, env=environ, capture_output=True, text=True, check=True)
 
     return call

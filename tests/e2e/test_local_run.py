@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import CKEYS, Local, free_port
+from tests.e2e.conftest import CKEYS, Local
+from tests.machine import free_port
 
 BASE = "/v1/gateways/default"
 

@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.e2e.conftest import Local, free_port
+from tests.e2e.conftest import Local
 from tests.gateways.servers import Recorder, Relay, Seen, Upstream
+from tests.machine import free_port, missing
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "gateways"
 GATEWAYS = ("nginx", "caddy", "envoy")
@@ -183,9 +184,7 @@ def find_program(name: str) -> str:
     beside = Path(sys.prefix) / "bin" / name
     program = str(beside) if beside.exists() else shutil.which(name, path=PROGRAM_PATH)
     if program is None:
-        if name in re.split(r"[,\s]+", os.environ.get("CKEYS_REQUIRE", "")):
-            pytest.fail(f"{name} is required and not installed")
-        pytest.skip(f"{name} is not installed")
+        missing(name)
     return program
 
 

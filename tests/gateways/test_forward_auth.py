@@ -11,9 +11,10 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.e2e.conftest import Local, free_port
+from tests.e2e.conftest import Local
 from tests.gateways.conftest import GATEWAYS, POLL_SECONDS, Gateway, Headers, Key, Keys, Stack, find_program, until
 from tests.gateways.servers import CREDENTIAL_HEADERS, IDENTITY_HEADERS, Upstream
+from tests.machine import free_port
 
 MEBIBYTE = os.urandom(1 << 20)
 SPOOFED = (

@@ -17,6 +17,7 @@ import pytest
 from ckeys.deployment import Deployment
 from consumer_keys.config import SETTINGS
 from tests.conftest import Api
+from tests.machine import free_port
 
 CKEYS = Path(sys.executable).with_name("ckeys")
 PATH = "/v1/gateways/default/validate"
@@ -30,12 +31,6 @@ class Answer(NamedTuple):
     status: int
     headers: dict[str, str]
     body: bytes
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def environment(deployment: Deployment, **changes: str | None) -> dict[str, str]:
