@@ -40,8 +40,8 @@ RINGS: dict[str, set[str]] = {
         "http_reads", "disclosure", "throttle",
     },
     "use case": {
-        "keys", "consumers", "groups", "data_keys", "cloud_api.actions", "operators", "operator_admin", "publish",
-        "sync", "follow", "status", "validate", "audit",
+        "keys", "consumers", "groups", "deletion", "data_keys", "cloud_api.actions", "operators", "operator_admin",
+        "publish", "sync", "follow", "status", "validate", "audit",
     },
     "root": {"cloud_api.handler", "wiring", "validate_wiring", "embedded", "validate_server", "front_door"},
 }  # fmt: skip

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from consumer_keys import keys
-from consumer_keys.errors import Problem
+from consumer_keys import deletion, keys
+from consumer_keys.deletion import blocker
 from consumer_keys.keytext import new_id
 from consumer_keys.model import Caller, Consumer, CreateConsumer, CreateKey, ListConsumers, UpdateConsumer
 from consumer_keys.paging import list_page
@@ -76,33 +76,19 @@ def update(app: Services, caller: Caller, gateway_id: str, consumer_id: str, giv
 
 def blockers(db: Reads, consumer: Consumer) -> list[dict[str, Any]]:
     """Everything that stands in the way of deleting a consumer: each key that is bound to it, each group with it."""
-    bound = [
-        {"code": "ConsumerHasKey", "resource": {"type": "key", "id": key_id, "name": name}}
-        for key_id, name in db.keys_of_consumer(consumer.consumer_id)
-    ]
-    groups = [
-        {"code": "ConsumerInGroup", "resource": {"type": "group", "id": group.group_id, "name": group.name}}
-        for group in consumer.groups
-    ]
-    return bound + groups
+    keys = db.keys_of_consumer(consumer.consumer_id)
+    bound = [blocker("ConsumerHasKey", "key", key_id, name) for key_id, name in keys]
+    return bound + [blocker("ConsumerInGroup", "group", group.group_id, group.name) for group in consumer.groups]
 
 
 def delete(app: Services, caller: Caller, gateway_id: str, consumer_id: str, *, dry_run: bool) -> dict[str, Any] | None:
-    """Deletes a consumer without keys and groups; raises UnresolvedDependencies with every one of them.
+    """Deletes a consumer without keys and groups, as `deletion.delete` does."""
 
-    A dry run changes nothing and returns {deletable, blockers}.
-    """
-    if dry_run:
-        found = app.store.read(lambda db: blockers(db, db.consumer(gateway_id, consumer_id)))
-        return {"deletable": not found, "blockers": found}
-
-    def remove(db: Change) -> None:
-        consumer = db.consumer(gateway_id, consumer_id)
-        db.check_revision(consumer.revision)
-        if found := blockers(db, consumer):
-            raise Problem("UnresolvedDependencies", members={"blockers": found})
+    def remove(db: Change, consumer: Consumer) -> None:
         db.delete_consumer(consumer_id)
         db.audit("consumer.delete", gateway_id, consumer_id, consumer)
 
-    app.change(caller, remove)
-    return None
+    def find(db: Reads) -> Consumer:
+        return db.consumer(gateway_id, consumer_id)
+
+    return deletion.delete(app, caller, find, blockers, remove, dry_run=dry_run)

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from consumer_keys.vault import Place, Vault
     from consumer_keys.wiring import Services
 
-AGE_DAYS_MAX = 30
 DAY_MS = 86_400_000
 # A request that has read a sealed value ends long before this, and so does the memory of an instance that seals.
 GRACE_MS = 900_000

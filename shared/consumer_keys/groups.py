@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from consumer_keys.errors import Problem
+from consumer_keys import deletion
+from consumer_keys.deletion import blocker
 from consumer_keys.keytext import new_id
 from consumer_keys.model import Caller, CreateGroup, Group, ListGroups, Resource, UpdateGroup
 from consumer_keys.paging import list_page
@@ -126,33 +127,16 @@ def _change(
 
 def blockers(db: Reads, group: Group) -> list[dict[str, Any]]:
     """Everything that stands in the way of deleting a group: its consumers, and what it is authorised on."""
-    consumers = [
-        {"code": "GroupHasConsumer", "resource": {"type": "consumer", "id": consumer_id, "name": name}}
-        for consumer_id, name in db.consumers_of_group(group.group_id, BLOCKERS_MAX)
-    ]
-    resources = [
-        {"code": "GroupAuthorised", "resource": {"type": resource.type, "id": resource.id, "name": resource.id}}
-        for resource in group.resources
-    ]
-    return consumers + resources
+    members = db.consumers_of_group(group.group_id, BLOCKERS_MAX)
+    consumers = [blocker("GroupHasConsumer", "consumer", consumer_id, name) for consumer_id, name in members]
+    return consumers + [blocker("GroupAuthorised", one.type, one.id, one.id) for one in group.resources]
 
 
 def delete(app: Services, caller: Caller, gateway_id: str, group_id: str, *, dry_run: bool) -> dict[str, Any] | None:
-    """Deletes a group that is empty and authorised on nothing; raises UnresolvedDependencies with every blocker.
+    """Deletes a group that is empty and authorised on nothing, as `deletion.delete` does."""
 
-    A dry run changes nothing and returns {deletable, blockers}.
-    """
-    if dry_run:
-        found = app.store.read(lambda db: blockers(db, db.group(gateway_id, group_id)))
-        return {"deletable": not found, "blockers": found}
-
-    def remove(db: Change) -> None:
-        group = db.group(gateway_id, group_id)
-        db.check_revision(group.revision)
-        if found := blockers(db, group):
-            raise Problem("UnresolvedDependencies", members={"blockers": found})
+    def remove(db: Change, group: Group) -> None:
         db.delete_group(group_id)
         db.audit("group.delete", gateway_id, group_id, group)
 
-    app.change(caller, remove)
-    return None
+    return deletion.delete(app, caller, lambda db: db.group(gateway_id, group_id), blockers, remove, dry_run=dry_run)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from consumer_keys import deletion
 from consumer_keys.access import token_digest
+from consumer_keys.deletion import blocker
 from consumer_keys.errors import CloudFailure, Problem, invalid
 from consumer_keys.keytext import MASK, foreign_fault, lookup_digest, make_system_value, masked, new_id
 from consumer_keys.model import BindConsumer, Caller, CreateKey, Credential, Key, ListKeys, RevealKey, UpdateKey
@@ -204,36 +206,24 @@ def _change(
     return app.change(caller, edit)
 
 
-def blockers(key: Key) -> list[dict[str, Any]]:
+def blockers(_db: Reads, key: Key) -> list[dict[str, Any]]:
     """Everything that stands in the way of deleting a key."""
     found: list[dict[str, Any]] = []
     if key.status == "Enable":
-        found.append({"code": "KeyEnabled", "resource": {"type": "key", "id": key.key_id, "name": key.name}})
+        found.append(blocker("KeyEnabled", "key", key.key_id, key.name))
     if key.consumer is not None:
-        bound = {"type": "consumer", "id": key.consumer.consumer_id, "name": key.consumer.name}
-        found.append({"code": "KeyBound", "resource": bound})
+        found.append(blocker("KeyBound", "consumer", key.consumer.consumer_id, key.consumer.name))
     return found
 
 
 def delete(app: Services, caller: Caller, gateway_id: str, key_id: str, *, dry_run: bool) -> dict[str, Any] | None:
-    """Deletes a key that is disabled and unbound; raises UnresolvedDependencies with every blocker.
+    """Deletes a key that is disabled and unbound, as `deletion.delete` does."""
 
-    A dry run changes nothing and returns {deletable, blockers}.
-    """
-    if dry_run:
-        found = blockers(get(app, gateway_id, key_id))
-        return {"deletable": not found, "blockers": found}
-
-    def remove(db: Change) -> None:
-        key = db.key(gateway_id, key_id)
-        db.check_revision(key.revision)
-        if found := blockers(key):
-            raise Problem("UnresolvedDependencies", members={"blockers": found})
+    def remove(db: Change, key: Key) -> None:
         db.delete_key(key_id)
         db.audit("key.delete", gateway_id, key_id, key)
 
-    app.change(caller, remove)
-    return None
+    return deletion.delete(app, caller, lambda db: db.key(gateway_id, key_id), blockers, remove, dry_run=dry_run)
 
 
 def reveal(app: Services, caller: Caller, gateway_id: str, key_id: str, given: RevealKey) -> str:

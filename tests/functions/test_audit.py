@@ -96,12 +96,29 @@ def test_a_change_without_an_audit_row_is_undone(api: Api) -> None:
         app.store.change(caller, now_ms, lambda db: db.update_key(key["key_id"], description="unseen"))
 
 
-def test_no_audit_no_change_and_no_reveal(api: Api) -> None:
+# The database refuses rows of the audit log, as it would if the log's disk were full; and takes them again.
+LOG_IS_FULL = {
+    "sqlite": ["CREATE TRIGGER stop BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'the log is full'); END"],
+    "postgresql": [
+        "CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'the log is full'; END $$",
+        "CREATE TRIGGER stop BEFORE INSERT ON audit FOR EACH ROW EXECUTE FUNCTION stop()",
+    ],
+    "mariadb": [
+        "CREATE TRIGGER stop BEFORE INSERT ON audit FOR EACH ROW"
+        " SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'the log is full'"
+    ],
+}
+LOG_HAS_ROOM = {
+    "sqlite": ["DROP TRIGGER stop"],
+    "postgresql": ["DROP TRIGGER stop ON audit", "DROP FUNCTION stop"],
+    "mariadb": ["DROP TRIGGER stop"],
+}
+
+
+def test_no_audit_no_change_and_no_reveal(api: Api, database: str) -> None:
     key = api.create_key()
-    stop = "CREATE TRIGGER stop BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'the log is full'); END"
-    if api.deployment.services.store.engine.dialect.name != "sqlite":
-        pytest.skip("the trigger is written for SQLite")
-    sql(api.deployment, stop)
+    for statement in LOG_IS_FULL[database]:
+        sql(api.deployment, statement)
     with nothing_changes(api.deployment):
         problem(
             api("create_key", "POST", "/keys", {"name": "new", "generation": "System"}), 503, "DependencyUnavailable"
@@ -110,7 +127,8 @@ def test_no_audit_no_change_and_no_reveal(api: Api) -> None:
         refused = api("reveal_key", "POST", f"/keys/{key['key_id']}/reveal")
         problem(refused, 503, "DependencyUnavailable")
     assert key["value"] not in str(refused)
-    sql(api.deployment, "DROP TRIGGER stop")
+    for statement in LOG_HAS_ROOM[database]:
+        sql(api.deployment, statement)
     assert api("reveal_key", "POST", f"/keys/{key['key_id']}/reveal").body["value"] == key["value"]
 
 
