@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from consumer_keys.cloud.service import TIMEOUT_SECONDS, Credential
+from consumer_keys.cloud.service import TIMEOUT_SECONDS, Credential, mute
 from consumer_keys.errors import Unavailable
 
 
@@ -23,6 +23,7 @@ class Bucket:
             import requests
             from qcloud_cos import CosConfig, CosS3Client
 
+            mute("qcloud_cos")
             secret_id, secret_key, token = current
             host, _, port = (self._endpoint or "").partition(":")
             local = {"Scheme": "http", "IP": host, "Port": int(port)} if self._endpoint else {}

@@ -19,6 +19,16 @@ TIMEOUT_SECONDS = (1.0, 3.0)
 ATTEMPTS = 3
 
 
+def mute(logger: str) -> None:
+    """Stops an SDK's own log, whatever level the platform sets: it writes tokens, signing keys, bodies with values.
+
+    What failed is in our own lines.
+    """
+    import logging
+
+    logging.getLogger(logger).setLevel(logging.CRITICAL + 1)
+
+
 class RoleCredential:
     """What the SDK asks once per request."""
 
@@ -49,6 +59,7 @@ class Service:
             from tencentcloud.common.profile.client_profile import ClientProfile
             from tencentcloud.common.profile.http_profile import HttpProfile
 
+            mute("tencentcloud_sdk_common")
             local = {"protocol": "http", "endpoint": self._endpoint} if self._endpoint else {}
             http = HttpProfile(reqTimeout=self._timeout, **local)
             profile = ClientProfile(httpProfile=http, language="en-US", request_client="consumer-keys")
