@@ -149,6 +149,7 @@ class History:
         newest = max(world.pointers, default=0)
         if f'"version":{newest},'.encode() in world.objects[PREFIX + POINTER]:
             world.restore("backup")
+            world.past.clear()  # nor will anything from before it still arrive: a restore takes longer than a write
             world.note_state()
 
     def _change(self, task: Task) -> None:

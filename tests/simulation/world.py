@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import sqlalchemy as sa
+
 from ckeys.database import migrate
 from consumer_keys import snapshot_base
 from consumer_keys.errors import Unavailable
@@ -28,6 +30,7 @@ from consumer_keys.store.database import Database
 from consumer_keys.store.publication import Published, SnapshotReads
 from tests.simulation.scheduler import Killed, Scheduler, Task
 
+REVISION = sa.text("SELECT revision FROM deployment")
 PREFIX, ENVIRONMENT, MANIFEST_KEY, LOOKUP_KEY = "consumer-keys/", "simulation", b"m" * 32, b"l" * 32
 START_MS = 1_800_000_000_000
 KEYS, CONSUMERS = 4, 2
@@ -318,9 +321,9 @@ class Store:
 
         def done(db: Any) -> Any:
             nonlocal changed
-            before = db.status()["revision"]
+            before = db.connection.scalar(REVISION)
             result = work(db)
-            changed = db.status()["revision"] != before
+            changed = db.connection.scalar(REVISION) != before
             if world.faults.strike():
                 raise Unavailable("DependencyUnavailable", "database", "commit", "Undone")
             return result

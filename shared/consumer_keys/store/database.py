@@ -137,7 +137,7 @@ class Database:
             self._check_schema(connection)
             if purpose is None:
                 return work(connection)
-            connection.execute(sa.select(deployment.c.id).with_for_update())
+            connection.execute(_LOCK)
             result = work(connection)
             failpoints.reach(f"{purpose}.before-commit")
             try:
@@ -170,6 +170,10 @@ class Database:
         if found != SCHEMA_REVISION:
             raise SchemaMismatch(mismatch(found))
         self._checked = True
+
+
+# Writers take turns, on each database.
+_LOCK = sa.select(deployment.c.id).with_for_update()
 
 
 def schema_revision(connection: sa.Connection) -> str | None:

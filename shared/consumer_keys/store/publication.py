@@ -82,7 +82,7 @@ class SnapshotReads(SealedRows):
         found: dict[bytes, ConsumerRecord] = {}
         ids = ["consumer-" + ref.hex() for ref in refs]
         for start in range(0, len(ids), 500):
-            query = _consumers_query().where(c.c.consumer_id.in_(ids[start : start + 500]))
+            query = _CONSUMERS.where(c.c.consumer_id.in_(ids[start : start + 500]))
             found |= dict(_consumers(self.connection.execute(query)))
         return {ref: found.get(ref) for ref in refs}
 
@@ -99,20 +99,12 @@ class SnapshotReads(SealedRows):
 
     def all_consumers(self) -> Iterator[tuple[bytes, ConsumerRecord]]:
         """Every consumer, by id."""
-        with self.connection.execution_options(yield_per=_FETCH_ROWS).execute(_consumers_query()) as rows:
+        with self.connection.execution_options(yield_per=_FETCH_ROWS).execute(_CONSUMERS) as rows:
             yield from _consumers(rows)
 
     def all_operators(self) -> dict[bytes, OperatorRecord]:
         """Every operator who may ask /verify, by the digest of each secret, former ones with their end."""
-        enabled = operators.c.status == "Enable"
-        former = (
-            sa.select(former_secrets.c.digest, former_secrets.c.ends_at, operators.c.role, operators.c.gateways)
-            .add_columns(operators.c.secret_id)
-            .join(operators, operators.c.secret_id == former_secrets.c.secret_id)
-            .where(enabled)
-        )
-        present = sa.select(operators, sa.literal(0).label("ends_at")).where(enabled)
-        rows = [*self.connection.execute(former), *self.connection.execute(present)]
+        rows = [*self.connection.execute(_FORMER_OPERATORS), *self.connection.execute(_OPERATORS)]
         return {
             bytes(row.digest): OperatorRecord(
                 row.secret_id, row.role, split_gateways(row.gateways), row.ends_at // 1000
@@ -306,6 +298,13 @@ def _due(now_ms: int, longest_wait_ms: int) -> tuple[sa.ColumnElement[bool], ...
     return k.c.generation == "KMS", sa.or_(k.c.sync_next_at <= now_ms, far)
 
 
+_OPERATORS = sa.select(operators, sa.literal(0).label("ends_at")).where(operators.c.status == "Enable")
+_FORMER_OPERATORS = (
+    sa.select(former_secrets.c.digest, former_secrets.c.ends_at, operators.c.role, operators.c.gateways)
+    .add_columns(operators.c.secret_id)
+    .join(operators, operators.c.secret_id == former_secrets.c.secret_id)
+    .where(operators.c.status == "Enable")
+)
 _RECORD = (k.c.key_id, k.c.name, k.c.status, k.c.consumer_id, key_values.c.ends_at)
 
 
@@ -315,11 +314,12 @@ def _record(row: Any) -> KeyRecord:
     return KeyRecord(row.key_id, row.name, row.status == "Enable", row.consumer_id, ends_at)
 
 
-def _consumers_query() -> sa.Select[Any]:
-    """A row per consumer and group of it, or one without a group."""
-    groups = c.outerjoin(m, m.c.consumer_id == c.c.consumer_id).outerjoin(g, g.c.group_id == m.c.group_id)
-    columns = (c.c.consumer_id, c.c.name, c.c.status, g.c.name.label("group"), g.c.status.label("group_status"))
-    return sa.select(*columns).select_from(groups).order_by(c.c.consumer_id)
+# A row per consumer and group of it, or one without a group.
+_CONSUMERS = (
+    sa.select(c.c.consumer_id, c.c.name, c.c.status, g.c.name.label("group"), g.c.status.label("group_status"))
+    .select_from(c.outerjoin(m, m.c.consumer_id == c.c.consumer_id).outerjoin(g, g.c.group_id == m.c.group_id))
+    .order_by(c.c.consumer_id)
+)
 
 
 def _consumers(rows: Iterable[Any]) -> Iterator[tuple[bytes, ConsumerRecord]]:

@@ -232,8 +232,7 @@ class Reads:
 
     def is_latest(self, lease: str, token: int) -> bool:
         """Whether nobody has claimed the lease since; in a write transaction nobody will before it ends."""
-        query = sa.select(leases.c.token).where(leases.c.name == lease)
-        return self.connection.execute(query).scalar() == token
+        return self.connection.execute(_LEASE_TOKEN, {"lease": lease}).scalar() == token
 
     def data_key(self, data_key_id: str) -> sa.RowMapping | None:
         """A wrapped data key."""
@@ -278,7 +277,7 @@ class Reads:
 
     def status(self) -> sa.RowMapping:
         """The deployment row."""
-        return self.connection.execute(sa.select(deployment)).mappings().one()
+        return self.connection.execute(_STATUS).mappings().one()
 
     def has_change(self, caller: Caller, revision: int) -> bool:
         """Whether this revision, one of the last thousand, is a change that this caller's request made."""
@@ -305,6 +304,11 @@ class Reads:
         )
         row = self.connection.execute(query).first()
         return None if row is None else (row.fingerprint, row.body)
+
+
+# Read in every transaction: SQLAlchemy works out a statement's cache key once for a statement that is kept.
+_STATUS = sa.select(deployment)
+_LEASE_TOKEN = sa.select(leases.c.token).where(leases.c.name == sa.bindparam("lease"))
 
 
 def _operator(row: Any) -> Operator:
