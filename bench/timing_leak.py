@@ -107,7 +107,8 @@ def judged(fleet: Fleet, folder: Path) -> Call:
 @contextlib.contextmanager
 def handled(fleet: Fleet, folder: Path) -> Iterator[Call]:
     """The whole function in a local deployment whose bucket holds the fleet; its log goes nowhere."""
-    from ckeys.deployment import BUCKET, Deployment
+    from ckeys.deployment import BUCKET, ROOT, Deployment
+    from ckeys.front import load_handlers
 
     settings = {"SNAPSHOT_POLL_SECONDS": "3600", "ENVIRONMENT": ENVIRONMENT}
     with contextlib.redirect_stdout(Nowhere()), Deployment(folder / "home", durable=False, environ=settings) as local:
@@ -117,7 +118,8 @@ def handled(fleet: Fleet, folder: Path) -> Iterator[Call]:
         bucket.point(1_000_000, base, overlay, now=time.time(), manifest_key=root.manifest_key)
         for name, data in bucket.objects.items():
             local.cloud.cos.put_object(BUCKET, "consumer-keys/" + name, data)
-        handler, context = local.handlers["validate_key"], {"request_id": "0" * 36}
+        handler = load_handlers(ROOT / "functions", local.template)["validate_key"]
+        context = {"request_id": "0" * 36}
 
         def call(value: str) -> Any:
             event = {

@@ -194,6 +194,27 @@ def test_roles_hold_as_in_rest(api: Api, role: str) -> None:
         assert them.refused("DescribeSecretKeyValue", **reveals)[0] == "UnauthorizedOperation.CamNoAuth"
 
 
+def test_no_value_leaves_where_the_deployment_returns_none_in_clear(make_deployment: Callable[..., Deployment]) -> None:
+    deployment = make_deployment(CLEAR_VALUES="false")
+    cloud = Cloud(Api(deployment, deployment.operator[1]))
+    code, message = cloud.refused("DescribeSecretKeyValue", SecretKeyId=cloud.key())
+    assert (code, "reveal_to" in message or "reveal_key" in message) == ("UnsupportedOperation", True)
+
+
+def test_a_value_that_a_known_operator_is_refused_is_recorded(api: Api) -> None:
+    admin = Cloud(api)
+    key, unknown = admin.key(), "secret-00000000000000"
+    viewer = Cloud(api, api.deployment.add_operator("cloud-viewer", "viewer"))
+    for them, fields, target, code in (
+        (viewer, {"SecretKeyId": key}, key, "Forbidden"), (admin, {"SecretKeyId": unknown}, unknown, "KeyNotFound"),
+        (viewer, {"SecretKeyId": ["a value"], "GatewayId": 5}, "", "Forbidden"),
+    ):  # fmt: skip
+        them.refused("DescribeSecretKeyValue", **fields)
+        [row] = sql(api.deployment, "SELECT * FROM audit ORDER BY sequence DESC LIMIT 1")
+        assert (row["action"], row["target"], row["actor"]) == ("key.reveal_denied", target, them.pair[0])
+        assert json.loads(row["after"]) == {"code": code}
+
+
 def test_another_gateways_operator_and_undeclared_gateways_get_no_instance(
     make_deployment: Callable[..., Deployment],
 ) -> None:

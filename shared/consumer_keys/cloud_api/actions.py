@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from consumer_keys import consumers, groups, keys
+from consumer_keys import audit, consumers, groups, keys
 from consumer_keys.cloud_api import answers, requests
 from consumer_keys.cloud_api.errors import BAD_VALUE, MISSING, UNSUPPORTED, Refused
 from consumer_keys.cloud_api.requests import ours
@@ -52,12 +52,16 @@ Run = Callable[["Services", Given], Any]
 
 
 class Action(NamedTuple):
-    """`functions` are those whose roles may call it; `again` makes the result from the first call's stored answer."""
+    """`functions` are those whose roles may call it; `again` makes the result from the first call's stored answer.
+
+    `denied(app, actor, request_id, params, problem)` is called before a known operator is refused, as in `Operation`.
+    """
 
     functions: tuple[str, ...]
     request: type[requests.Call]
     run: Run
     again: Callable[[Mapping[str, Any]], Any] | None = None
+    denied: Callable[..., None] | None = None
 
 
 def _create_key(app: Services, given: Given) -> Any:
@@ -281,7 +285,9 @@ ACTIONS: dict[str, Action] = {
     "CreateSecretKey": Action(("create_key",), requests.CreateSecretKey, _create_key, _made("key_id")),
     "DescribeSecretKey": Action(("get_key",), requests.DescribeSecretKey, _describe_key),
     "DescribeSecretKeyList": Action(("list_keys",), requests.DescribeSecretKeyList, _describe_key_list),
-    "DescribeSecretKeyValue": Action(("reveal_key",), requests.DescribeSecretKeyValue, _describe_key_value),
+    "DescribeSecretKeyValue": Action(
+        ("reveal_key",), requests.DescribeSecretKeyValue, _describe_key_value, denied=audit.note_denied_reveal
+    ),
     "ModifySecretKey": Action(("update_key",), requests.ModifySecretKey, _modify_key, _nothing),
     "ModifySecretKeyStatus": Action(
         ("enable_key", "disable_key"), requests.ModifySecretKeyStatus, _modify_key_status, _nothing

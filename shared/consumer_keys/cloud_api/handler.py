@@ -26,6 +26,7 @@ from consumer_keys.cloud_api.errors import (
 )
 from consumer_keys.errors import CloudFailure, Problem, Replayed
 from consumer_keys.model import Caller
+from consumer_keys.operation import BAD_REQUEST
 from consumer_keys.snapshot import OperatorRecord
 
 if TYPE_CHECKING:
@@ -76,19 +77,29 @@ def _run(app: Services, request: web.Request, request_id: str, noted: dict[str, 
     if action is None:
         raise Refused(NO_ACTION, "The action does not exist; it must be one of those of consumer keys.")
     noted["action"] = name
+    caller = _caller(operator, action, name, request, request_id, signature)
+    try:
+        return action.run(app, Given(caller, service, _allowed(app, action, operator, fields)))
+    except Replayed as replay:
+        if action.again is None:
+            raise
+        return action.again(replay.body)
+    except Problem as problem:
+        if action.denied is not None and problem.status != BAD_REQUEST:
+            ids = {"gateway_id": str(fields.get("GatewayId")), "key_id": str(fields.get("SecretKeyId"))}
+            action.denied(app, operator.secret_id, request_id, ids, problem)
+        raise
+
+
+def _allowed(app: Services, action: Action, operator: OperatorRecord, fields: Mapping[str, Any]) -> Any:
+    """The parsed request of an operator who may make it. Raises Forbidden, GatewayNotFound and Refused."""
     for function in action.functions:
         authorise(function, operator, None)
     parsed = requests.parse(action.request, fields)
     authorise(action.functions[0], operator, parsed.GatewayId)
     if parsed.GatewayId not in {gateway.gateway_id for gateway in app.settings.gateways}:
         raise Problem("GatewayNotFound")
-    caller = _caller(operator, action, name, request, request_id, signature)
-    try:
-        return action.run(app, Given(caller, service, parsed))
-    except Replayed as replay:
-        if action.again is None:
-            raise
-        return action.again(replay.body)
+    return parsed
 
 
 def _operator(app: Services, request: web.Request) -> tuple[OperatorRecord, tc3.Signature | None]:
