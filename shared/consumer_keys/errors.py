@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from consumer_keys.light_typing import Any, NamedTuple
 
+NAME_CHARS_MAX = 40
 CODES: dict[str, tuple[int, str]] = {
     "MalformedEvent": (400, "The event is neither an HTTP request, a timer tick nor a direct invocation."),
     "MalformedJson": (400, "The body is not one valid JSON object."),
@@ -97,6 +98,16 @@ class Problem(Exception):  # noqa: N818 - the word of RFC 9457
         if self.errors:
             document["errors"] = [error._asdict() for error in self.errors]
         return {**document, **self.members}
+
+
+def field_name(name: str) -> str:
+    """A name that somebody sent, if an answer may repeat it: up to 40 ASCII letters, dots, dashes and underscores.
+
+    SCF logs what a function returns, so a value that was put where a name belongs must not come back.
+    """
+    letters = name.replace("_", "").replace("-", "").replace(".", "")
+    told = len(name) <= NAME_CHARS_MAX and name.isascii() and (letters.isalpha() or name.isdigit())
+    return name if told else "(name withheld)"
 
 
 def invalid(field: str, message: str) -> Problem:

@@ -12,8 +12,8 @@ from urllib.parse import unquote
 
 from pydantic import ValidationError
 
-from consumer_keys.errors import FieldError, FieldFault, Problem, Replayed, invalid
-from consumer_keys.web import Reply, Request, allowed_methods, parse_json, plain_id, printable, respond
+from consumer_keys.errors import FieldError, FieldFault, Problem, Replayed, field_name, invalid
+from consumer_keys.web import Reply, Request, allowed_methods, parse_json, plain_id, respond
 
 BAD_REQUEST = 400
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
@@ -100,7 +100,7 @@ def read_input(operation: Operation, request: Request, params: Mapping[str, str]
         fields = {name: value for name, value in request.fields.items() if name not in params}
         return validate(operation.body or operation.query, fields)
     if operation.query is None and request.query:
-        raise invalid(printable(str(next(iter(request.query)))), "is not a parameter of this call")
+        raise invalid(field_name(str(next(iter(request.query)))), "is not a parameter of this call")
     if operation.query is not None:
         return validate(operation.query, dict(request.query))
     # An empty body is an empty object, so that the answer names the fields that are missing.
@@ -111,7 +111,7 @@ def validate(model: Any, fields: Mapping[str, Any]) -> Any:
     """An instance of a pydantic model, or InvalidParameter with one entry per fault; never repeats the input."""
     if model is None:
         if fields:
-            raise invalid(printable(str(next(iter(fields)))), "is not a field of this call")
+            raise invalid(field_name(str(next(iter(fields)))), "is not a field of this call")
         return None
     try:
         return model.model_validate(fields)
@@ -122,7 +122,7 @@ def validate(model: Any, fields: Mapping[str, Any]) -> Any:
 
 
 def _field_error(fault: Any) -> FieldError:
-    field = ".".join(printable(str(part)) for part in fault["loc"]) or "body"
+    field = ".".join(field_name(str(part)) for part in fault["loc"]) or "body"
     cause = fault.get("ctx", {}).get("error")
     if isinstance(cause, FieldFault):
         return FieldError(cause.field, str(cause))

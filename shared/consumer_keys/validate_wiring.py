@@ -7,7 +7,7 @@ from _thread import allocate_lock
 from collections.abc import Mapping
 
 from consumer_keys import access, config, log, percent, web
-from consumer_keys.errors import Problem, invalid
+from consumer_keys.errors import Problem, field_name, invalid
 from consumer_keys.keytext import derive_key
 from consumer_keys.light_typing import TYPE_CHECKING, Any
 from consumer_keys.presented import HEADER_BYTES_MAX, presented_key
@@ -135,7 +135,7 @@ def answer(validation: Validation, request: web.Request) -> web.Reply:
         raise Problem("MethodNotAllowed", headers={"Allow": "POST"})
     validation.authorise(request, gateway_id)
     if request.query:
-        raise invalid(web.printable(str(next(iter(request.query)))), "is not a parameter of this call")
+        raise invalid(field_name(str(next(iter(request.query)))), "is not a parameter of this call")
     fields = web.parse_json(request.body) if request.body.strip() else {}
     if "gateway_id" in fields:
         raise invalid("gateway_id", "is not a field of this call")
@@ -175,7 +175,7 @@ def identity_headers(verdict: Verdict) -> dict[str, str]:
 def _verify(validation: Validation, fields: Mapping[str, Any]) -> web.Reply:
     unknown = fields.keys() - {"gateway_id", "key"}
     if unknown:
-        raise invalid(web.printable(min(map(str, unknown))), "is not a field of this call")
+        raise invalid(field_name(min(map(str, unknown))), "is not a field of this call")
     for name in ("gateway_id", "key"):
         if not isinstance(fields.get(name), str):
             raise invalid(name, "is required and must be a string")

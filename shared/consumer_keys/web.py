@@ -13,7 +13,7 @@ from base64 import b64decode
 from collections.abc import Callable, Mapping
 
 from consumer_keys import log
-from consumer_keys.errors import CloudFailure, Problem, invalid
+from consumer_keys.errors import CloudFailure, Problem, field_name, invalid
 from consumer_keys.light_typing import Any, NamedTuple
 
 BODY_BYTES_MAX = 65_536
@@ -144,7 +144,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name, value in pairs:
         if name in result:
-            raise invalid(printable(name), "is given twice")
+            raise invalid(field_name(name), "is given twice")
         result[name] = value
     return result
 
@@ -172,11 +172,6 @@ def _depth(value: Any) -> int:
             if isinstance(child, (dict, list))
         ]
     return depth
-
-
-def printable(name: str) -> str:
-    """A name that somebody sent, as far as an answer may repeat it: 60 characters of visible ASCII."""
-    return "".join(char if 32 <= ord(char) < 127 else "?" for char in name[:60])
 
 
 def allowed_methods(method: str) -> tuple[str, ...]:

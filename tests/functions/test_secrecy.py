@@ -20,6 +20,7 @@ from tencent_emulator.pytest_plugin import TestClock
 from tests.conftest import Answer, Api
 from tests.databases import rows_of
 from tests.functions.helpers import as_operator, change_content, database_down, kms_key, objects, sql, ssm
+from tests.functions.test_reveal_to import key_pair, opened
 
 CUSTOM = "Zq7+canary/9Xw=~Lk3.vT-2_pB8dF5gH"
 CONTENTS = ("kms+content/one=Zq7x9Lk3wP", "kms+content/two=Vw4t2Np8sR", "kms+unusable content Hd5s6Rj1")
@@ -227,6 +228,45 @@ def test_no_secret_is_written_anywhere_in_any_encoding(
     by_design = {("operator local", "home/operator.json")}
     assert sweep(places, secrets, by_design) == []
     assert sweep(places, secrets) != []  # that one file does hold it
+
+
+def test_what_functions_return_holds_no_value_where_clear_values_are_off(
+    make_deployment: Callable[..., Deployment],
+) -> None:
+    """SCF writes what a function returns into the function's log."""
+    deployment = make_deployment(CLEAR_VALUES="false")
+    returned: list[Answer] = []
+
+    class Everything(Api):
+        def __call__(self, *args: Any, **kwargs: Any) -> Answer:
+            answer = super().__call__(*args, **kwargs)
+            returned.append(answer)
+            return answer
+
+    api = Everything(deployment, deployment.operator[1])
+    private = key_pair("P-256")
+    given = {"generation": "System", "reveal_to": private.as_dict(private=False)}
+    created = api("create_key", "POST", "/keys", {"name": "system", **given}, headers={"idempotency-key": "one"})
+    value = opened(created.body["value_jwe"], private)
+    again = api("create_key", "POST", "/keys", {"name": "system", **given}, headers={"idempotency-key": "one"})
+    assert again.headers["Idempotency-Replayed"] == "true"
+    custom = api.create_key("custom", generation="Custom", value=CUSTOM)
+    kms_key(api, "cred", CONTENTS[0])
+    for key in (created.body, custom):
+        path = f"/keys/{key['key_id']}/reveal"
+        for body in ({"reveal_to": given["reveal_to"]}, {}, None, {"reveal_to": {**given["reveal_to"], "x": "AA"}}):
+            api("reveal_key", "POST", path, body)
+    for text in (value, CUSTOM, CONTENTS[0], CUSTOM + "x"):
+        api.validate(text)
+        api.verify(text)
+        api("create_key", "POST", "/keys", {"name": "again", "generation": "Custom", "value": text})
+        api("create_key", "POST", "/keys", {"name": "again", "generation": "Custom", "value": text, text: 1})
+    api("list_keys", "GET", "/keys")
+    api.tick()
+    secrets = {"system": value.encode(), "custom": CUSTOM.encode(), "content": CONTENTS[0].encode()}
+    places = {f"answer {number}": json.dumps(answer).encode() for number, answer in enumerate(returned)}
+    assert sum("value_jwe" in answer.body for answer in returned if isinstance(answer.body, dict)) == 3
+    assert sweep(places, secrets) == []
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from consumer_keys.cloud_api.errors import (
     Refused,
     from_problem,
 )
-from consumer_keys.errors import FieldError, FieldFault, Problem
+from consumer_keys.errors import FieldError, FieldFault, Problem, field_name
 from consumer_keys.fields import LIMIT_MAX
 from consumer_keys.fields import ResourceType as _ResourceType
 from consumer_keys.fields import Status as _Status
@@ -303,7 +303,7 @@ def _without_null(value: Any) -> Any:
 
 
 def _fault(fault: Any) -> Refused:
-    field = ".".join("".join(char if " " <= char <= "~" else "?" for char in str(part)[:60]) for part in fault["loc"])
+    field = ".".join(field_name(str(part)) for part in fault["loc"])
     kind, cause = str(fault["type"]), fault.get("ctx", {}).get("error")
     if kind == "extra_forbidden":
         return Refused(UNKNOWN, f"The parameter {field} is not recognized.")
