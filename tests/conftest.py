@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from ckeys.deployment import Deployment
+from ckeys.database import migrate
+from ckeys.deployment import DATABASE_FILE, Deployment
 from tencent_emulator.pytest_plugin import TestClock
 from tests.databases import Servers, running
 
@@ -125,6 +127,14 @@ def servers() -> Iterator[Servers]:
     running.close()
 
 
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite database with the schema and nothing in it. Copying it is much quicker than migrating anew."""
+    path = tmp_path_factory.mktemp("migrated") / "empty.db"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
 @pytest.fixture
 def database() -> str:
     """The kind of database that deployments use; folders whose tests hold for all three override it."""
@@ -143,15 +153,18 @@ def database_urls(database: str, servers: Servers, tmp_path: Path) -> Iterator[C
 
 @pytest.fixture
 def make_deployment(
-    tmp_path: Path, database: str, database_urls: Callable[[str], str]
+    tmp_path: Path, database: str, database_urls: Callable[[str], str], migrated_file: Path
 ) -> Iterator[Callable[..., Deployment]]:
     """Starts deployments with chosen settings; they are closed again in reverse order."""
     open_ones: list[Deployment] = []
 
     def make(home: Path | None = None, *, durable: bool = False, **settings: str) -> Deployment:
         place = home or tmp_path / f"home{len(open_ones)}"
-        if database != "sqlite":  # SQLite's file lies in the home folder, as it does in a local run
+        if database != "sqlite":
             settings = {"DATABASE_URL": database_urls(str(place)), **settings}
+        elif not place.exists():  # SQLite's file lies in the home folder, as it does in a local run
+            place.mkdir(mode=0o700, parents=True)
+            shutil.copy(migrated_file, place / DATABASE_FILE)
         rates = {"SSM_REQUESTS_PER_SECOND": "10000", "AUTH_FAILURES_PER_MINUTE": "1000000"}
         rates |= {"REVEALS_PER_MINUTE": "100000", "REVEALS_PER_DAY": "100000"}
         environ = {**os.environ, "SNAPSHOT_POLL_SECONDS": "0", **rates, **settings}

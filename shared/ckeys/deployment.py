@@ -30,6 +30,7 @@ from tencent_emulator.cam import UIN
 from tencent_emulator.cloud import Cloud, CloudError
 
 ROOT = Path(__file__).resolve().parents[2]
+DATABASE_FILE = "consumer-keys.db"
 BUCKET = "consumer-keys-1250000000"
 KMS_ALIASES = {"KMS_KEY_ID": "consumer-keys-values", "KMS_OPERATOR_KEY_ID": "consumer-keys-operators"}
 
@@ -101,7 +102,7 @@ class Deployment:
         variables: dict[str, str] = {}
         for function in self.template.functions:
             variables |= function.environment
-        variables["DATABASE_URL"] = f"sqlite:///{self.home.resolve() / 'consumer-keys.db'}"
+        variables["DATABASE_URL"] = f"sqlite:///{self.home.resolve() / DATABASE_FILE}"
         variables["CLEAR_VALUES"] = "true"  # what a function returns here is written nowhere
         variables |= {item.name: given[item.name] for item in config.SETTINGS if given.get(item.name)}
         return variables | {

@@ -7,7 +7,7 @@ deployment would not understand is refused here, with a sentence that names the 
 import re
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -188,8 +188,9 @@ def load_template(path: Path) -> Template:
         raise TemplateError(f"The template {path} cannot be read: {fault}.") from fault
 
 
+@lru_cache(maxsize=2)
 def parse_template(text: str) -> Template:
-    """Read a template; TemplateError names the function and the key of the first fault."""
+    """Read a template, which nobody changes; TemplateError names the function and the key of the first fault."""
     loader = _StrictLoader(text)
     try:
         document = loader.get_single_data()
