@@ -27,7 +27,9 @@ from tests.tc3_signer import signed_headers
 TEMPLATE = load_template(ROOT / "template.yaml")
 # Judged by tests of their own: forward auth acts on the presented key, and the front door decides nothing.
 APART = {"front_door", "cloud_api", "console"}
-FILLED = {"key_id": "secret-00000000000000", "consumer_id": "consumer-00000000000000"}
+FILLED = {
+    "key_id": "secret-00000000000000", "consumer_id": "consumer-00000000000000", "group_id": "cg-00000000000000",
+}  # fmt: skip
 HOST = "keys.example.com"
 HOSTS = ("x/v1/gateways/default/validate?", "x#", "127.0.0.1", "localhost", "admin", "a.example.com:80@b", "/v1/status")
 

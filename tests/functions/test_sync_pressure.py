@@ -288,6 +288,7 @@ def test_an_ssm_that_finds_nothing_drops_nothing_and_the_guard_stops_the_publica
 ) -> None:
     many_kms_keys(api, 40)
     assert valid(api, content(0))  # validation has its root secret
+    assert api("get_status", "GET", "/v1/status").status == 200  # and so has this function
     api.deployment.cloud.fail_next("ssm", "GetSecretValue", "ResourceNotFound", times=10_000)
     for minute in range(12):
         clock.shift(60)
