@@ -121,6 +121,11 @@ def key_id_of(data: bytes) -> str:
     return "secret-" + data[1:8].hex()
 
 
+def ids_of(data: bytes) -> tuple[str, str]:
+    """Key id and consumer id of a packed key record; zeros stand for no consumer."""
+    return "secret-" + data[1:8].hex(), "consumer-" + data[CONSUMER_SLICE].hex()
+
+
 def key_name_of(data: bytes) -> str:
     """The name in a packed key record."""
     return data[_KEY.size :].decode()

@@ -8,7 +8,6 @@ from consumer_keys.snapshot import (
     CONSUMER_SLICE,
     ENDS_AT_SLICE,
     NO_END,
-    PACKED_KEY_BYTES_MIN,
     is_enabled,
     is_stopped_by_group,
 )
@@ -20,6 +19,7 @@ from consumer_keys.verdict import (
     GROUP_DISABLED,
     MALFORMED,
     MISSING,
+    NOBODY,
     UNBOUND,
     UNKNOWN,
     VALID,
@@ -28,7 +28,6 @@ from consumer_keys.verdict import (
 
 # What `presented_key` may refuse by itself; no other text is a verdict.
 REFUSED_UNSEEN = frozenset({MISSING, AMBIGUOUS, MALFORMED})
-_NOBODY = bytes(PACKED_KEY_BYTES_MIN)
 
 if TYPE_CHECKING:
     from consumer_keys.snapshot_cache import Snapshot
@@ -78,21 +77,21 @@ class Validator:
         if len(value) > VALUE_BYTES_MAX:  # nothing so long is hashed
             return Verdict(MALFORMED)
         record = snapshot.find(self._digest(gateway_id, value))
-        if record is not None and is_enabled(record) and record[ENDS_AT_SLICE] == NO_END:
-            consumer = snapshot.find_consumer(record[CONSUMER_SLICE])
-            if consumer is not None and is_enabled(consumer):
-                return Verdict(VALID, record, consumer)
-        return self._look_closely(snapshot, value, record)
+        found = NOBODY if record is None else record
+        consumer = snapshot.find_consumer(found[CONSUMER_SLICE])
+        # No short cuts: each of these is worked out for every value.
+        if is_enabled(found) & is_enabled(consumer or NOBODY) & (found[ENDS_AT_SLICE] == NO_END):
+            return Verdict(VALID, record, consumer)
+        return self._look_closely(value, record, found, consumer)
 
-    def _look_closely(self, snapshot: Snapshot, value: bytes, record: bytes | None) -> Verdict:
+    def _look_closely(self, value: bytes, record: bytes | None, found: bytes, consumer: bytes | None) -> Verdict:
         """The code of what is not plainly valid, by the same work for each, so that time does not tell them apart."""
         well_formed = is_well_formed(value, self._prefix)
-        found = _NOBODY if record is None else record
-        consumer = snapshot.find_consumer(found[CONSUMER_SLICE])
         ended = self._cache.latest >= int.from_bytes(found[ENDS_AT_SLICE], "big") > 0
+        enabled = is_enabled(found)
         if record is None:
-            return Verdict(UNKNOWN if well_formed else MALFORMED)
-        if not is_enabled(record):
+            code = UNKNOWN if well_formed else MALFORMED
+        elif not enabled:
             code = DISABLED
         elif ended:
             code = ENDED

@@ -196,9 +196,13 @@ def _verify(validation: Validation, fields: Mapping[str, Any]) -> web.Reply:
 
 
 def _noted(validation: Validation, gateway_id: str, verdict: Verdict, snapshot: Snapshot) -> dict[str, Any]:
-    """What the request's line in the log says of the verdict; never the presented text, nor a gateway not declared."""
+    """What the request's line in the log says of the verdict; never the presented text, nor a gateway not declared.
+
+    Every refusal has ids, zeros where there is none: a shorter line would tell by its time.
+    """
+    key_id, consumer_id = verdict.ids
     return {
-        "verdict": verdict.code, "key_id": verdict.key_id, "consumer_id": verdict.consumer_id,
+        "verdict": verdict.code, "key_id": key_id, "consumer_id": consumer_id,
         "gateway_id": gateway_id if gateway_id in validation.gateway_ids else None,
         "snapshot_version": snapshot.manifest.version, "snapshot_revision": snapshot.manifest.revision,
         "snapshot_age_seconds": round(validation.cache.age_seconds(snapshot), 3),

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from consumer_keys.snapshot import consumer_groups_of, consumer_id_of, consumer_name_of, key_id_of, key_name_of
+from consumer_keys.snapshot import (
+    PACKED_KEY_BYTES_MIN,
+    consumer_groups_of,
+    consumer_id_of,
+    consumer_name_of,
+    ids_of,
+    key_id_of,
+    key_name_of,
+)
 
 VALID = "Valid"
 MISSING = "MissingKey"
@@ -28,6 +36,9 @@ CODES = {
 }
 
 
+NOBODY = bytes(PACKED_KEY_BYTES_MIN)  # in the place of a record that is not there, for the same work on it
+
+
 class Verdict:
     """Whether a presented key is good and whose it is; ids and names are None unless the value is known.
 
@@ -43,6 +54,11 @@ class Verdict:
     def valid(self) -> bool:
         """True for the one code that lets a caller in."""
         return self.code == VALID
+
+    @property
+    def ids(self) -> tuple[str, str]:
+        """Key id and consumer id for a log line, by the same work for every verdict; zeros stand for none."""
+        return ids_of(NOBODY if self._record is None else self._record)
 
     @property
     def key_id(self) -> str | None:

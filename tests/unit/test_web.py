@@ -203,7 +203,7 @@ def test_a_hostile_name_is_not_repeated_as_it_is() -> None:
     name = "\r\n\u202e\ud800" + "x" * 100
     with pytest.raises(Problem) as caught:
         web.parse_json(f"{{{json.dumps(name)}:1,{json.dumps(name)}:2}}")
-    assert caught.value.errors[0].field == "????" + "x" * 56
+    assert caught.value.errors[0].field == "(name withheld)"
 
 
 def nested(kinds: str, innermost: str) -> str:
