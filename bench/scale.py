@@ -49,15 +49,22 @@ def fill(made: Any, count: int) -> None:
                 copy.write_row((f"consumer-{i:014x}", "default", f"app-{i}", "", "Enable", 1, i, i))
         columns = "key_id, gateway_id, name, description, type, generation, status, masked_value, consumer_id,"
         columns += " sync_failures, revision, created_at, modified_at, credential_name, credential_version,"
-        columns += " sync_status, sync_checked_at"
+        columns += " sync_status, sync_checked_at, facet_id"
+        facets: dict[tuple[str, str, bool], tuple[int, int]] = {}
         with cursor.copy(f"COPY consumer_keys ({columns}) FROM STDIN") as copy:
             for i in range(count):
                 generation = ("KMS", "Custom", "Custom")[i % 10] if i % 10 < 3 else "System"
                 owner = None if i % 5 == 4 else f"consumer-{i % consumers + 1:014x}"
                 status = "Disable" if i % 10 == 9 else "Enable"
+                facet = (generation, status, owner is not None)
+                facet_id, number = facets.get(facet, (len(facets) + 1, 0))
+                facets[facet] = (facet_id, number + 1)
                 followed = ("cred", "v1", "Success", i) if generation == "KMS" else (None,) * 4
                 copy.write_row((f"secret-{i:014x}", "default", f"key-{i:07d}", "", "ApiKey", generation, status,
-                                "ck_****xyz", owner, 0, 1, i, i, *followed))  # fmt: skip
+                                "ck_****xyz", owner, 0, 1, i, i, *followed, facet_id))  # fmt: skip
+        with cursor.copy("COPY key_facets FROM STDIN") as copy:
+            for (generation, status, bound), (facet_id, number) in facets.items():
+                copy.write_row((facet_id, "default", "ApiKey", generation, "Manual", status, bound, number))
         with cursor.copy("COPY key_values (digest, key_id, created_at) FROM STDIN") as copy:
             for i in range(count):
                 copy.write_row((os.urandom(32), f"secret-{i:014x}", 1))

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from consumer_keys.audit_chain import Entry
 from consumer_keys.model import AuditEntry, timestamp
-from consumer_keys.store.reads import Page
+from consumer_keys.store.key_lists import Page
 from consumer_keys.store.schema import audit as a
 from consumer_keys.store.schema import deployment
 
