@@ -16,10 +16,12 @@ import sqlalchemy as sa
 
 from consumer_keys.errors import Problem
 from consumer_keys.model import ConsumerRef, Credential, Key, Sync, timestamp
+from consumer_keys.store.dialect import contains
 from consumer_keys.store.schema import consumer_keys as k
 from consumer_keys.store.schema import consumers as c
 from consumer_keys.store.schema import key_facets as f
 
+_FEW = 1000
 _COUNTED = ("type", "generation", "creation_source", "status", "bound", "stored_generation")
 
 
@@ -61,9 +63,9 @@ class KeyLists:
             return Page([], 0, None)
         ids, every = [row.facet_id for row in chosen], len(chosen) == len(facets)
         if len(asked) < len(filters):
-            where = [k.c.gateway_id == gateway_id, *_searched(filters)]
+            where = [k.c.gateway_id == gateway_id, *self._searched(filters)]
             where += [] if every else [k.c.facet_id.in_(ids)]
-            return self._page(_KEYS.where(*where), k, k.c.key_id, where, limit, offset, after, _keys)
+            return self._page(_KEYS.where(*where), k, k.c.key_id, where, limit, offset, after, _keys, few=_FEW)
         given = {"of_gateway": gateway_id, "window": limit + offset + 1, "count": limit + 1, "offset": offset}
         if after is not None:
             given |= {"created": after[0], "last": after[1]}
@@ -75,22 +77,32 @@ class KeyLists:
         rows = self.connection.execute(query, given).mappings().all()
         return _cut(rows, "key_id", limit, total, _keys)
 
+    def _searched(self, filters: Mapping[str, Any]) -> list[sa.ColumnElement[bool]]:
+        """The conditions of the filters that are no facet's."""
+        where = []
+        if "keyword" in filters:
+            where.append(contains(self.connection, k.c.name, filters["keyword"]))
+        if "consumer_id" in filters:
+            where.append(k.c.consumer_id == filters["consumer_id"])
+        return where
+
     def _page(
         self, query: sa.Select[Any], table: sa.Table, ident: sa.Column[str], where: list[Any], limit: int, offset: int,
-        after: tuple[int, str] | None, build: Any,
+        after: tuple[int, str] | None, build: Any, *, few: int = 0,
     ) -> Page:  # fmt: skip
+        """A page of a query's rows and the number of all. Up to `few` matches are all read, then sorted."""
         total = self.connection.execute(sa.select(sa.func.count()).select_from(table).where(*where)).scalar_one()
         if total == 0:
             return Page([], 0, None)
         if after is not None:
             query = query.where(*_older(table, ident, *after))
-        query = query.order_by(table.c.created_at.desc(), ident.desc()).limit(limit + 1).offset(offset)
+        columns: Any = table.c
+        if total <= few:
+            # PostgreSQL guesses badly how many match, and would look for a handful along the whole order.
+            matches = query.cte("matches").prefix_with("MATERIALIZED", dialect="postgresql")
+            query, columns = sa.select(matches), matches.c
+        query = query.order_by(columns.created_at.desc(), columns[ident.name].desc()).limit(limit + 1).offset(offset)
         return _cut(self.connection.execute(query).mappings().all(), ident.name, limit, total, build)
-
-
-def contains(column: sa.Column[str], keyword: str) -> sa.ColumnElement[bool]:
-    """Whether the column's text contains the keyword, in whatever case."""
-    return sa.func.lower(column).contains(keyword.lower(), autoescape=True)
 
 
 def _cut(rows: Sequence[sa.RowMapping], ident: str, limit: int, total: int, build: Any) -> Page:
@@ -116,16 +128,6 @@ def _has(facet: Any, asked: Mapping[str, Any]) -> bool:
         if found not in value if isinstance(value, tuple) else found != value:
             return False
     return True
-
-
-def _searched(filters: Mapping[str, Any]) -> list[sa.ColumnElement[bool]]:
-    """The conditions of the filters that are no facet's."""
-    where = []
-    if "keyword" in filters:
-        where.append(contains(k.c.name, filters["keyword"]))
-    if "consumer_id" in filters:
-        where.append(k.c.consumer_id == filters["consumer_id"])
-    return where
 
 
 _KEYS = sa.select(k, c.c.name.label("consumer_name")).select_from(k.outerjoin(c, k.c.consumer_id == c.c.consumer_id))

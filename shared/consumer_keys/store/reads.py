@@ -16,7 +16,8 @@ from consumer_keys.model import (
     Resource,
     timestamp,
 )
-from consumer_keys.store.key_lists import KeyLists, Page, contains
+from consumer_keys.store.dialect import contains
+from consumer_keys.store.key_lists import KeyLists, Page
 from consumer_keys.store.schema import (
     audit,
     data_keys,
@@ -76,7 +77,7 @@ class Reads(KeyLists):
         where = [c.c.gateway_id == gateway_id]
         for name, value in filters.items():
             if name == "keyword":
-                where.append(contains(c.c.name, value))
+                where.append(contains(self.connection, c.c.name, value))
             elif name == "group_id":
                 where.append(sa.exists().where(m.c.consumer_id == c.c.consumer_id, m.c.group_id == value))
             elif name == "resource":
@@ -119,7 +120,7 @@ class Reads(KeyLists):
         """Groups of a gateway, newest first."""
         where = [g.c.gateway_id == gateway_id]
         for name, value in filters.items():
-            where.append(contains(g.c.name, value) if name == "keyword" else g.c[name] == value)
+            where.append(contains(self.connection, g.c.name, value) if name == "keyword" else g.c[name] == value)
         query = _groups_query().where(*where)
         return self._page(query, g, g.c.group_id, where, limit, offset, after, self._groups)
 
