@@ -19,12 +19,16 @@ CONNECT_SECONDS, ANSWER_SECONDS = 5, 15
 # most of the timer's five minutes.
 STATEMENT_SECONDS, WHOLE_TABLE_SECONDS = 10, 240
 MIGRATION_SECONDS = 600
+_FETCH_ROWS = 2000
 
 # The transaction was undone, and the same one may well succeed: deadlock, serialization failure, lock timeout.
 _AGAIN = frozenset({"40001", "40P01", "55P03", 1020, 1205, 1213, "database is locked"})
 # An administrator or a timeout ended the session; not every driver counts these among the lost connections.
 _LOST = frozenset({"57P01", "57P02", "25P03", 1927, 4031})
 
+_POSTGRESQL_LIMIT = "SET LOCAL statement_timeout = '{seconds}s'"
+# Each of the two executes what stands in its own comment.
+_MYSQL_LIMIT = "SET /*M! SESSION max_statement_time={seconds} */ /*!50708 SESSION max_execution_time={ms} */"
 # As much of each end of a name as the function `ckeys_ends` of PostgreSQL's schema keeps.
 _ENDS_LENGTH = 20
 
@@ -86,7 +90,9 @@ def make_engine(url: str, *, patience: int | None = None) -> sa.Engine:
             "connect_timeout": CONNECT_SECONDS, "read_timeout": answer_seconds, "write_timeout": answer_seconds,
             # What stands in the comments is for MariaDB alone, and for MySQL alone.
             "init_command": f"SET SESSION innodb_lock_wait_timeout={lock_seconds}"
-            f" /*M! , SESSION idle_transaction_timeout={IDLE_SECONDS} */, {_mysql_limit(statement_seconds)}",
+            f" /*M! , SESSION idle_transaction_timeout={IDLE_SECONDS}"
+            f", SESSION max_statement_time={statement_seconds} */"
+            f" /*!50708 , SESSION max_execution_time={statement_seconds * 1000} */",
         }  # fmt: skip
     return sa.create_engine(address, pool_size=2, max_overflow=8, pool_pre_ping=True, pool_recycle=1800, **options)
 
@@ -100,15 +106,19 @@ def transaction_options(engine: sa.Engine, *, write: bool) -> dict[str, Any]:
 
 
 @contextmanager
-def whole_table(connection: sa.Connection) -> Iterator[None]:
-    """Statements that read a whole table may take longer inside."""
-    limit = {"postgresql": "SET LOCAL statement_timeout = '{}s'".format, "mysql": _mysql_set}.get(
-        connection.dialect.name, lambda _seconds: None
-    )
-    _run(connection, limit(WHOLE_TABLE_SECONDS))
-    yield
-    # Not after an exception: the transaction is over then, and the connection is closed rather than reused.
-    _run(connection, limit(STATEMENT_SECONDS))
+def streamed(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[sa.CursorResult[Any]]:
+    """The rows of a query that reads a whole table, a few thousand in memory. It may take longer than others."""
+    limit = {"postgresql": _POSTGRESQL_LIMIT, "mysql": _MYSQL_LIMIT}.get(connection.dialect.name)
+    try:
+        if limit:
+            connection.exec_driver_sql(limit.format(seconds=WHOLE_TABLE_SECONDS, ms=WHOLE_TABLE_SECONDS * 1000))
+        with connection.execute(query, execution_options={"yield_per": _FETCH_ROWS}) as rows:
+            yield rows
+        if limit:
+            connection.exec_driver_sql(limit.format(seconds=STATEMENT_SECONDS, ms=STATEMENT_SECONDS * 1000))
+    except BaseException:
+        connection.invalidate()  # nobody is to reuse a session with this limit
+        raise
 
 
 @contextmanager

@@ -66,14 +66,11 @@ class KeyLists:
             where = [k.c.gateway_id == gateway_id, *self._searched(filters)]
             where += [] if every else [k.c.facet_id.in_(ids)]
             return self._page(_KEYS.where(*where), k, k.c.key_id, where, limit, offset, after, _keys, few=_FEW)
-        given = {"of_gateway": gateway_id, "window": limit + offset + 1, "count": limit + 1, "offset": offset}
+        given = {"window": limit + offset + 1, "count": limit + 1, "offset": offset}
+        given |= {"part_0": gateway_id} if every else {f"part_{number}": each for number, each in enumerate(ids)}
         if after is not None:
             given |= {"created": after[0], "last": after[1]}
-        if every:
-            query = _newest(after is not None)
-        else:
-            query = _newest_of(len(ids), after is not None)
-            given |= {f"facet_{number}": facet_id for number, facet_id in enumerate(ids)}
+        query = _newest(k.c.gateway_id if every else k.c.facet_id, 1 if every else len(ids), after is not None)
         rows = self.connection.execute(query, given).mappings().all()
         return _cut(rows, "key_id", limit, total, _keys)
 
@@ -137,31 +134,21 @@ _NEWEST_FIRST = (k.c.created_at.desc(), k.c.key_id.desc())
 
 
 @cache
-def _newest(after: bool) -> sa.Select[Any]:
-    """A page of all keys of a gateway."""
-    older = _older(k, k.c.key_id, sa.bindparam("created"), sa.bindparam("last")) if after else ()
-    query = _KEYS.where(k.c.gateway_id == sa.bindparam("of_gateway"), *older).order_by(*_NEWEST_FIRST)
-    return query.limit(sa.bindparam("count", type_=sa.Integer)).offset(sa.bindparam("offset", type_=sa.Integer))
+def _newest(column: sa.Column[Any], parts: int, after: bool) -> sa.Select[Any]:
+    """A page of the keys that have one of so many values in a column, each of which is a range of an index.
 
-
-@cache
-def _newest_of(facets: int, after: bool) -> sa.Select[Any]:
-    """A page of the keys of so many facets: each has its own range of the index, of which the newest part is read."""
+    Of each range the newest part is read, and the index alone: MariaDB begins at a cursor's place only then.
+    """
     older = _older(k, k.c.key_id, sa.bindparam("created"), sa.bindparam("last")) if after else ()
-    parts = []
-    for number in range(facets):
-        part = sa.select(k.c.key_id, k.c.created_at).where(k.c.facet_id == sa.bindparam(f"facet_{number}"), *older)
-        part = part.order_by(*_NEWEST_FIRST).limit(sa.bindparam("window", type_=sa.Integer))
-        parts.append(sa.select(part.subquery()))
-    merged = sa.union_all(*parts).subquery()
-    page = (
-        sa.select(merged.c.key_id)
-        .order_by(merged.c.created_at.desc(), merged.c.key_id.desc())
-        .limit(sa.bindparam("count", type_=sa.Integer))
-        .offset(sa.bindparam("offset", type_=sa.Integer))
-        .subquery()
-    )
-    return _KEYS.where(k.c.key_id == page.c.key_id).order_by(*_NEWEST_FIRST)
+    window, count, offset = (sa.bindparam(name, type_=sa.Integer) for name in ("window", "count", "offset"))
+    ranges = []
+    for number in range(parts):
+        rows = sa.select(k.c.key_id, k.c.created_at).where(column == sa.bindparam(f"part_{number}"), *older)
+        ranges.append(sa.select(rows.order_by(*_NEWEST_FIRST).limit(window).subquery()))
+    merged = sa.union_all(*ranges).subquery()
+    page = sa.select(merged.c.key_id).order_by(merged.c.created_at.desc(), merged.c.key_id.desc())
+    shown = page.limit(count).offset(offset).subquery()
+    return _KEYS.where(k.c.key_id == shown.c.key_id).order_by(*_NEWEST_FIRST)
 
 
 def _keys(rows: Sequence[sa.RowMapping]) -> list[Key]:
