@@ -26,7 +26,7 @@ from consumer_keys.snapshot import decode_overlay, pack_consumer, pack_key
 from consumer_keys.snapshot_base import Base
 from tests.conftest import Api
 from tests.databases import rows_of
-from tests.functions.helpers import pointer, sql
+from tests.functions.helpers import check_counted, pointer, sql
 
 KILLED_AT = {
     # A change is confirmed when the connection was lost during its commit; SQLite has none that could be lost.
@@ -132,6 +132,7 @@ class Expected:
 
     def _check_whole(self, rows: dict[str, list[dict[str, Any]]], keys: dict[str, Any]) -> None:
         """No change is half there: values, counter, revision and audit rows agree."""
+        check_counted(rows)
         state = rows["deployment"][0]
         owners = [row["key_id"] for row in rows["key_values"]]
         assert sorted(owners) == sorted(keys)  # these keys have one value each
