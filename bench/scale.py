@@ -56,6 +56,7 @@ def fill(made: Any, count: int) -> None:
     connection = made.services.store.engine.raw_connection()
     try:
         cursor = connection.cursor()
+        cursor.execute("SET LOCAL statement_timeout = 0")
         with cursor.copy("COPY consumers FROM STDIN") as copy:
             for i in range(1, consumers + 1):
                 copy.write_row(
@@ -101,7 +102,9 @@ def fill(made: Any, count: int) -> None:
     finally:
         connection.close()
     with made.services.store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as plain:
+        plain.execute(sa.text("SET statement_timeout = 0"))
         plain.execute(sa.text("VACUUM ANALYZE"))
+        plain.invalidate()
     made.services.publisher.publish(heartbeat=True, may_shrink=True)
 
 
