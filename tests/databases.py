@@ -266,7 +266,8 @@ class MariaDB(Server):
 
     def url(self, name: str) -> str:
         user = name or "root"
-        return f"mysql+pymysql://{user}@127.0.0.1:{self.port}/{name}"
+        # Without TLS, for which PyMySQL would read all root certificates at each connection.
+        return f"mysql+pymysql://{user}@127.0.0.1:{self.port}/{name}?ssl_disabled=true"
 
     def sessions(self, name: str) -> list[int]:
         return [row[0] for row in self.admin(f"SELECT id FROM information_schema.processlist WHERE db = '{name}'")]

@@ -33,7 +33,7 @@ def content(number: int, version: int = 0) -> str:
 
 
 def many_kms_keys(api: Api, count: int) -> None:
-    """KMS keys on credentials of their own, bound to one consumer, written as one change."""
+    """KMS keys on credentials of their own, bound to one consumer, written as one change and due at the next run."""
     consumer = api.create_consumer("many")["consumer_id"]
     secrets = min(count, SECRETS)
     services = api.deployment.services
@@ -48,7 +48,7 @@ def many_kms_keys(api: Api, count: int) -> None:
                     "type": "ApiKey", "generation": "KMS", "status": "Enable", "masked_value": "****",
                     "consumer_id": consumer, "credential_name": f"cred-{number % secrets}",
                     "credential_version": f"v{number // secrets + 1}",
-                    "sync_status": "Success", "sync_checked_at": now, "sync_next_at": now,
+                    "sync_status": "Success", "sync_checked_at": now, "sync_next_at": now + 1,
                 }
             )  # fmt: skip
             db.add_value(key_id, lookup_digest(services.root.lookup_key, "default", content(number).encode()))
