@@ -48,6 +48,7 @@ class Server(ABC):
         self.folder.chmod(0o711)
         self._process: subprocess.Popen[bytes] | None = None
         self._free: list[str] = []
+        self._engines: dict[str, sa.Engine] = {}  # of the databases that were lent; without connections
         self._made = 0
         try:
             self._prepare()
@@ -162,9 +163,10 @@ class Server(ABC):
 
         yield lend
         for name in lent.values():
-            engine = dialect.make_engine(self.url(name))
-            restore(engine, self._pristine)
-            engine.dispose()
+            if name not in self._engines:
+                self._engines[name] = dialect.make_engine(self.url(name))
+            restore(self._engines[name], self._pristine)
+            self._engines[name].dispose()
             self._free.append(name)
 
     def _migrated(self) -> str:

@@ -113,3 +113,19 @@ def test_after_random_changes_every_combination_of_filters_is_counted_and_listed
         offset = {"limit": "5", "offset": "3", **{n: str(v).lower() if n == "bound" else v for n, v in filters.items()}}
         answer = api("list_keys", "GET", "/keys", query=offset).body
         assert [item["key_id"] for item in answer["items"]] == found[3:8], filters
+
+
+@pytest.mark.parametrize(("keyword", "found"), [
+    ("n", 2), ("KEY", 2), ("y-of-a-Rather", 1), ("rather-long-name-that-nobody", 1),
+    ("rather-long-name-that-somebody", 0), ("密钥", 1), ("钥-b", 1), ("'", 0), ("\\", 0), ("a'", 0), ("' | 'k", 0),
+    ("':*", 0), ("%", 0), ("_", 0),
+])  # fmt: skip
+def test_a_keyword_is_any_part_of_a_name_in_whatever_case_and_nothing_else(api: Api, keyword: str, found: int) -> None:
+    api.create_key("key-of-a-rather-long-name-that-nobody-writes-twice")
+    api.create_key("密钥-b-n-key")
+    api.create_key("x1")
+    api.create_consumer("密钥-b-n-key")
+    answer = api("list_keys", "GET", "/keys", query={"keyword": keyword})
+    assert (answer.status, answer.body["total_count"], len(answer.body["items"])) == (200, found, found)
+    answer = api("list_consumers", "GET", "/consumers", query={"keyword": keyword})
+    assert (answer.status, answer.body["total_count"]) == (200, int(keyword in "密钥-b-n-key" or keyword == "KEY"))

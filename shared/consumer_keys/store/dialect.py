@@ -50,11 +50,16 @@ def octets(length: int) -> sa.types.TypeEngine[bytes]:
     return sa.LargeBinary(length).with_variant(mysql.VARBINARY(length), "mysql", "mariadb")
 
 
-def contains(connection: sa.Connection, column: sa.Column[str], keyword: str) -> sa.ColumnElement[bool]:
-    """Whether a name contains the keyword, in whatever case. The others read every name, PostgreSQL has an index."""
+def contains(
+    connection: sa.Connection, column: sa.Column[str], keyword: str, *, common: bool = False
+) -> sa.ColumnElement[bool]:
+    """Whether a name contains the keyword, in whatever case.
+
+    PostgreSQL has an index for that, unless the keyword is known to be common; the others read the names.
+    """
     wanted = keyword.lower()
     match = sa.func.lower(column).contains(wanted, autoescape=True)
-    if connection.dialect.name != "postgresql":
+    if common or connection.dialect.name != "postgresql":
         return match
     quoted = wanted[:_ENDS_LENGTH].replace("\\", "\\\\").replace("'", "''")
     begins = sa.cast(f"'{quoted}':*", postgresql.TSQUERY)

@@ -63,9 +63,8 @@ class KeyLists:
             return Page([], 0, None)
         ids, every = [row.facet_id for row in chosen], len(chosen) == len(facets)
         if len(asked) < len(filters):
-            where = [k.c.gateway_id == gateway_id, *self._searched(filters)]
-            where += [] if every else [k.c.facet_id.in_(ids)]
-            return self._page(_KEYS.where(*where), k, k.c.key_id, where, limit, offset, after, _keys, few=_FEW)
+            own = [k.c.gateway_id == gateway_id, *([] if every else [k.c.facet_id.in_(ids)])]
+            return self._searched(filters, own, max(_FEW, total // 100), limit, offset, after)
         given = {"window": limit + offset + 1, "count": limit + 1, "offset": offset}
         given |= {"part_0": gateway_id} if every else {f"part_{number}": each for number, each in enumerate(ids)}
         if after is not None:
@@ -74,31 +73,44 @@ class KeyLists:
         rows = self.connection.execute(query, given).mappings().all()
         return _cut(rows, "key_id", limit, total, _keys)
 
-    def _searched(self, filters: Mapping[str, Any]) -> list[sa.ColumnElement[bool]]:
-        """The conditions of the filters that are no facet's."""
-        where = []
+    def _searched(
+        self, filters: Mapping[str, Any], own: list[Any], few: int, limit: int, offset: int,
+        after: tuple[int, str] | None,
+    ) -> Page:  # fmt: skip
+        """A page of the keys that match the filters that are no facet's; so few matches are all read, then sorted."""
+        if "consumer_id" in filters:
+            own.append(k.c.consumer_id == filters["consumer_id"])
+        where = list(own)
         if "keyword" in filters:
             where.append(contains(self.connection, k.c.name, filters["keyword"]))
-        if "consumer_id" in filters:
-            where.append(k.c.consumer_id == filters["consumer_id"])
-        return where
-
-    def _page(
-        self, query: sa.Select[Any], table: sa.Table, ident: sa.Column[str], where: list[Any], limit: int, offset: int,
-        after: tuple[int, str] | None, build: Any, *, few: int = 0,
-    ) -> Page:  # fmt: skip
-        """A page of a query's rows and the number of all. Up to `few` matches are all read, then sorted."""
-        total = self.connection.execute(sa.select(sa.func.count()).select_from(table).where(*where)).scalar_one()
+        total = self._count(k, where)
         if total == 0:
             return Page([], 0, None)
+        if total > few and "keyword" in filters:  # then the first ones are found soon along the order
+            where = [*own, contains(self.connection, k.c.name, filters["keyword"], common=True)]
         if after is not None:
-            query = query.where(*_older(table, ident, *after))
-        columns: Any = table.c
+            where += _older(k, k.c.key_id, *after)
+        query, columns = _KEYS.where(*where), k.c
         if total <= few:
             # PostgreSQL guesses badly how many match, and would look for a handful along the whole order.
             matches = query.cte("matches").prefix_with("MATERIALIZED", dialect="postgresql")
             query, columns = sa.select(matches), matches.c
-        query = query.order_by(columns.created_at.desc(), columns[ident.name].desc()).limit(limit + 1).offset(offset)
+        query = query.order_by(columns.created_at.desc(), columns.key_id.desc()).limit(limit + 1).offset(offset)
+        return _cut(self.connection.execute(query).mappings().all(), "key_id", limit, total, _keys)
+
+    def _count(self, table: sa.Table, where: list[Any]) -> int:
+        query = sa.select(sa.func.count()).select_from(table).where(*where)
+        count: int = self.connection.execute(query).scalar_one()
+        return count
+
+    def _page(
+        self, query: sa.Select[Any], table: sa.Table, ident: sa.Column[str], where: list[Any], limit: int, offset: int,
+        after: tuple[int, str] | None, build: Any,
+    ) -> Page:  # fmt: skip
+        total = self._count(table, where)
+        if after is not None:
+            query = query.where(*_older(table, ident, *after))
+        query = query.order_by(table.c.created_at.desc(), ident.desc()).limit(limit + 1).offset(offset)
         return _cut(self.connection.execute(query).mappings().all(), ident.name, limit, total, build)
 
 
