@@ -54,9 +54,9 @@ def postgresql_rows(connection: sa.Connection, table: str, statement: str, param
             yield from nodes(child)
 
     own = [node for node in nodes(plan[0]["Plan"]) if node.get("Relation Name") == table]
-    return sum(
-        node["Actual Loops"] * (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) for node in own
-    )  # fmt: skip
+    return float(
+        sum(node["Actual Loops"] * (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) for node in own)
+    )
 
 
 def mysql_rows(connection: sa.Connection, table: str, statement: str, parameters: Any) -> float:
@@ -72,7 +72,7 @@ def mysql_rows(connection: sa.Connection, table: str, statement: str, parameters
             for child in node.values():
                 yield from tables(child)
 
-    return sum((node["r_rows"] or 0) * node["r_loops"] for node in tables(plan))
+    return float(sum((node["r_rows"] or 0) * node["r_loops"] for node in tables(plan)))
 
 
 COUNTS = {"sqlite": sqlite_rows, "postgresql": postgresql_rows, "mysql": mysql_rows}
@@ -86,8 +86,8 @@ def analyse(store: Database, table: str) -> None:
 
 
 def test_whether_a_change_was_made_is_looked_up_among_the_last_thousand_audit_rows(store: Database) -> None:
-    row = {"at": 1, "actor": CALLER.actor, "action": "key.create", "gateway_id": "default", "target": "key"}
-    row |= {"request_id": CALLER.request_id, "hash": b"x" * 32}
+    row: dict[str, Any] = {"at": 1, "actor": CALLER.actor, "action": "key.create", "gateway_id": "default"}
+    row |= {"target": "key", "request_id": CALLER.request_id, "hash": b"x" * 32}
     with store.engine.begin() as connection:
         numbers = range(1, MANY + 1)
         connection.execute(sa.insert(audit), [{"sequence": n, "revision": n, **row} for n in numbers])
@@ -101,12 +101,13 @@ def test_whether_a_change_was_made_is_looked_up_among_the_last_thousand_audit_ro
 @pytest.fixture
 def filled(store: Database) -> Database:
     """Many keys that are enabled and, older than all of them, a few that are not."""
-    facet = {"gateway_id": "default", "type": "ApiKey", "generation": "System", "creation_source": "Manual"}
-    key = {"gateway_id": "default", "description": "", "type": "ApiKey", "generation": "System", "masked_value": "****"}
+    both = {"gateway_id": "default", "type": "ApiKey", "generation": "System", "creation_source": "Manual"}
+    facet: dict[str, Any] = {**both}
+    key: dict[str, Any] = {**both, "description": "", "masked_value": "****"}
     key |= {"sync_failures": 0, "revision": 1, "modified_at": 1}
     with store.engine.begin() as connection:
         for facet_id, (status, number) in enumerate((("Disable", RARE), ("Enable", MANY - RARE)), 1):
-            row = {"facet_id": facet_id, "status": status, "bound": False, "key_count": number}
+            row: dict[str, Any] = {"facet_id": facet_id, "status": status, "bound": False, "key_count": number}
             connection.execute(sa.insert(key_facets).values(**facet, **row))
         rows = [
             {

@@ -65,7 +65,7 @@ class KeyLists:
         if len(asked) < len(filters):
             own = [k.c.gateway_id == gateway_id, *([] if every else [k.c.facet_id.in_(ids)])]
             return self._searched(filters, own, max(_FEW, total // 100), limit, offset, after)
-        given = {"window": limit + offset + 1, "count": limit + 1, "offset": offset}
+        given: dict[str, Any] = {"window": limit + offset + 1, "count": limit + 1, "offset": offset}
         given |= {"part_0": gateway_id} if every else {f"part_{number}": each for number, each in enumerate(ids)}
         if after is not None:
             given |= {"created": after[0], "last": after[1]}
@@ -90,7 +90,8 @@ class KeyLists:
             where = [*own, contains(self.connection, k.c.name, filters["keyword"], common=True)]
         if after is not None:
             where += _older(k, k.c.key_id, *after)
-        query, columns = _KEYS.where(*where), k.c
+        columns: Any = k.c
+        query = _KEYS.where(*where)
         if total <= few:
             # PostgreSQL guesses badly how many match, and would look for a handful along the whole order.
             matches = query.cte("matches").prefix_with("MATERIALIZED", dialect="postgresql")
