@@ -48,6 +48,7 @@ class Server(ABC):
         self.folder.chmod(0o711)
         self._process: subprocess.Popen[bytes] | None = None
         self._free: list[str] = []
+        self._engines: dict[str, sa.Engine] = {}  # of the databases that were lent; without connections
         self._made = 0
         try:
             self._prepare()
@@ -162,9 +163,10 @@ class Server(ABC):
 
         yield lend
         for name in lent.values():
-            engine = dialect.make_engine(self.url(name))
-            restore(engine, self._pristine)
-            engine.dispose()
+            if name not in self._engines:
+                self._engines[name] = dialect.make_engine(self.url(name))
+            restore(self._engines[name], self._pristine)
+            self._engines[name].dispose()
             self._free.append(name)
 
     def _migrated(self) -> str:
@@ -266,7 +268,8 @@ class MariaDB(Server):
 
     def url(self, name: str) -> str:
         user = name or "root"
-        return f"mysql+pymysql://{user}@127.0.0.1:{self.port}/{name}"
+        # Without TLS, for which PyMySQL would read all root certificates at each connection.
+        return f"mysql+pymysql://{user}@127.0.0.1:{self.port}/{name}?ssl_disabled=true"
 
     def sessions(self, name: str) -> list[int]:
         return [row[0] for row in self.admin(f"SELECT id FROM information_schema.processlist WHERE db = '{name}'")]

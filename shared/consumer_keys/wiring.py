@@ -153,8 +153,7 @@ def close() -> None:
     for built in _live:
         built.close()
     _live.clear()
-    _built.cache_clear()
-    _database.cache_clear()
+    _built.cache_clear()  # the databases stay: without connections, but with the statements that were compiled
 
 
 _live: list[Services] = []

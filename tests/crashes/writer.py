@@ -3,6 +3,8 @@
 Each line on standard input is a run: {"seed", "point", "visit"} kills it at a visit of a fail point, {"seed", "after"}
 after so many seconds. A run is a forked process, so that the imports are paid for once. What it does is written to
 standard output before it begins and after it was acknowledged, so that nobody knows more than a caller would.
+What only happens under certain conditions is given them: for a confirmation the answer to a commit is lost on its way,
+and data keys are rotated where that is to be killed.
 """
 
 from __future__ import annotations
@@ -15,11 +17,14 @@ import signal
 import sys
 from typing import Any
 
+import sqlalchemy as sa
+
 from ckeys.deployment import ROOT
 from ckeys.events import invoke
 from ckeys.front import load_handlers
 from ckeys.template import load_template
-from consumer_keys import failpoints
+from consumer_keys import data_keys, failpoints, wiring
+from tests.store.proxy import LosingProxy
 
 RUN_SECONDS_MAX = 20
 TICK = {"Type": "Timer", "TriggerName": "every-minute", "Time": "2026-01-01T00:00:00Z", "Message": ""}
@@ -85,8 +90,11 @@ def run(order: dict[str, Any]) -> None:
     """Changes until it is killed."""
     if "point" in order:
         left = [order["visit"]]
+        proxy = proxied() if order["point"].startswith("confirmation.") else None
 
         def hook(point: str) -> None:
+            if proxy is not None and point == "change.before-commit":
+                proxy.lose = proxy.lost == 0
             if point == order["point"]:
                 left[0] -= 1
                 if left[0] == 0:
@@ -98,6 +106,16 @@ def run(order: dict[str, Any]) -> None:
     out({"ready": True})
     while True:
         operator.step()
+        if order.get("point", "").startswith("reseal."):
+            data_keys.rotate(wiring.services(), -1, 1)
+
+
+def proxied() -> LosingProxy:
+    """Stands between this run's calls and the database from now on."""
+    url = sa.make_url(os.environ["DATABASE_URL"])
+    proxy = LosingProxy(int(url.port or 0))
+    os.environ["DATABASE_URL"] = url.set(port=proxy.port).render_as_string(hide_password=False)
+    return proxy
 
 
 def killed(order: dict[str, Any]) -> int:

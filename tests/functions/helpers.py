@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,18 @@ def stored(deployment: Deployment) -> Content:
     content["audit"] = [row for row in content["audit"] if row["action"] != "key.reveal_denied"]
     content["deployment"] = [{"revision": row["revision"]} for row in content["deployment"]]
     return content
+
+
+def check_counted(rows: Content) -> None:
+    """Every key names the facet that it belongs to, and every facet counts its keys."""
+    names = ("gateway_id", "type", "generation", "creation_source", "status")
+    facets = {row["facet_id"]: row for row in rows["key_facets"]}
+    for key in rows["consumer_keys"]:
+        facet = facets[key["facet_id"]]
+        assert [facet[name] for name in names] == [key[name] for name in names]
+        assert facet["bound"] == (key["consumer_id"] is not None)
+    counted = Counter(key["facet_id"] for key in rows["consumer_keys"])
+    assert {ident: row["key_count"] for ident, row in facets.items()} == {ident: counted[ident] for ident in facets}
 
 
 @contextmanager

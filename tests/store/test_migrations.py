@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from click.testing import CliRunner
 
-from ckeys.database import migrate
+from ckeys.database import _config, migrate
 from ckeys.main import cli
 from consumer_keys.store import dialect
 from consumer_keys.store.database import Database, SchemaMismatch
 from consumer_keys.store.schema import SCHEMA_REVISION, metadata
-from tests.databases import Servers
+from tests.databases import Servers, rows_of
+from tests.functions.helpers import check_counted
 
 
 @pytest.fixture
@@ -108,3 +110,28 @@ def test_a_newer_schema_is_refused_in_one_sentence_and_not_touched(
     assert status == 1
     assert output.count("\n") == 1
     assert "newer schema 9999" in output
+
+
+def test_keys_that_were_there_before_are_counted_by_the_migration(url: str) -> None:
+    engine = dialect.make_engine(url)
+    with engine.connect() as connection:
+        command.upgrade(_config(connection), "0006")
+    key = "INSERT INTO consumer_keys (key_id, gateway_id, name, description, type, generation, creation_source, status,"
+    key += " masked_value, consumer_id, sync_failures, revision, created_at, modified_at) VALUES"
+    with engine.begin() as connection:
+        connection.execute(sa.text("INSERT INTO consumers VALUES ('c', 'default', 'app', '', 'Enable', 1, 1, 1)"))
+        for number in range(12):
+            generation, source = ("System", "Manual") if number % 3 else ("System", "AutoWithConsumer")
+            status, owner = ("Enable", "'c'") if number % 4 else ("Disable", "NULL")
+            connection.execute(
+                sa.text(
+                    f"{key} ('key-{number}', 'gw-{number % 2}', 'key-{number}', '', 'ApiKey', '{generation}',"
+                    f" '{source}', '{status}', '****', {owner}, 0, 1, {number}, 1)"
+                )
+            )
+    migrate(url)
+    rows = rows_of(engine)
+    assert len(rows["key_facets"]) > 4
+    assert all(key["facet_id"] is not None for key in rows["consumer_keys"])
+    check_counted(rows)
+    engine.dispose()

@@ -10,11 +10,10 @@ import sqlalchemy as sa
 
 from consumer_keys.audit_chain import Entry
 from consumer_keys.model import AuditEntry, timestamp
-from consumer_keys.store.reads import Page
+from consumer_keys.store import dialect
+from consumer_keys.store.key_lists import Page
 from consumer_keys.store.schema import audit as a
 from consumer_keys.store.schema import deployment
-
-_FETCH_ROWS = 2000
 
 
 class AuditLog:
@@ -37,7 +36,7 @@ class AuditLog:
         query = sa.select(a).order_by(a.c.sequence)
         if after_sequence is not None:
             query = query.where(a.c.sequence > after_sequence)
-        with self.connection.execution_options(yield_per=_FETCH_ROWS).execute(query) as rows:
+        with dialect.streamed(self.connection, query) as rows:
             for row in rows:
                 yield Entry(*(getattr(row, name) for name in Entry._fields)), row.hash
 

@@ -13,6 +13,7 @@ from consumer_keys.errors import Problem, Replayed
 from consumer_keys.fields import AUDIT_ACTIONS
 from consumer_keys.model import Caller, Consumer, Group, Key, Resource
 from consumer_keys.snapshot import id_bytes
+from consumer_keys.store.key_facets import move_key
 from consumer_keys.store.reads import Reads
 from consumer_keys.store.schema import (
     audit,
@@ -112,11 +113,15 @@ class Change(Reads):
     def insert_key(self, values: dict[str, Any]) -> None:
         """A new key, without its values."""
         stamps = {"revision": self.revision, "created_at": self.now_ms, "modified_at": self.now_ms}
-        self.connection.execute(sa.insert(k).values(sync_failures=0, **stamps, **values))
+        facet_id = move_key(self.connection, None, values)
+        self.connection.execute(sa.insert(k).values(sync_failures=0, facet_id=facet_id, **stamps, **values))
 
     def update_key(self, key_id: str, **values: Any) -> None:
         """Changes columns of a key; its values in the snapshot follow."""
-        stamps = {"revision": self.revision, "modified_at": self.now_ms}
+        stamps: dict[str, Any] = {"revision": self.revision, "modified_at": self.now_ms}
+        if values.keys() & {"status", "consumer_id"}:
+            before = self.connection.execute(_FACET_OF, {"of_key": key_id}).mappings().one()
+            stamps["facet_id"] = move_key(self.connection, before["facet_id"], {**before, **values})
         self.connection.execute(sa.update(k).where(k.c.key_id == key_id).values(**stamps, **values))
         digests = self.connection.execute(sa.select(key_values.c.digest).where(key_values.c.key_id == key_id))
         for digest in digests.scalars().all():
@@ -127,6 +132,8 @@ class Change(Reads):
         digests = self.connection.execute(sa.select(key_values.c.digest).where(key_values.c.key_id == key_id))
         for digest in digests.scalars().all():
             self.remove_value(bytes(digest))
+        before = self.connection.execute(_FACET_OF, {"of_key": key_id}).mappings().one()
+        move_key(self.connection, before["facet_id"], None)
         self.connection.execute(sa.delete(k).where(k.c.key_id == key_id))
 
     def add_value(
@@ -309,6 +316,11 @@ class Change(Reads):
     def _count_entries(self, difference: int) -> None:
         if difference:
             self.connection.execute(sa.update(deployment).values(entry_count=deployment.c.entry_count + difference))
+
+
+_FACET_OF = sa.select(
+    k.c.facet_id, k.c.gateway_id, k.c.type, k.c.generation, k.c.creation_source, k.c.status, k.c.consumer_id
+).where(k.c.key_id == sa.bindparam("of_key"))
 
 
 def check_fingerprint(stored: str, given: str) -> None:

@@ -8,19 +8,29 @@ from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql
+from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.exc import DBAPIError
 
 # Nobody waits longer than this for a lock, and a session that stops in the middle of a transaction (its instance was
 # frozen or died without a word) is ended by the server, where it can, so that its locks do not hold up the others.
 LOCK_SECONDS, IDLE_SECONDS = 3, 15
 CONNECT_SECONDS, ANSWER_SECONDS = 5, 15
+# No statement takes longer: half of the time that a management function has. What reads a whole table row by row has
+# most of the timer's five minutes.
+STATEMENT_SECONDS, WHOLE_TABLE_SECONDS = 10, 240
 MIGRATION_SECONDS = 600
+_FETCH_ROWS = 2000
 
 # The transaction was undone, and the same one may well succeed: deadlock, serialization failure, lock timeout.
 _AGAIN = frozenset({"40001", "40P01", "55P03", 1020, 1205, 1213, "database is locked"})
 # An administrator or a timeout ended the session; not every driver counts these among the lost connections.
 _LOST = frozenset({"57P01", "57P02", "25P03", 1927, 4031})
+
+_POSTGRESQL_LIMIT = "SET LOCAL statement_timeout = '{seconds}s'"
+# Each of the two executes what stands in its own comment.
+_MYSQL_LIMIT = "SET /*M! SESSION max_statement_time={seconds} */ /*!50708 SESSION max_execution_time={ms} */"
+# As much of each end of a name as the function `ckeys_ends` of PostgreSQL's schema keeps.
+_ENDS_LENGTH = 20
 
 
 def text(length: int) -> sa.types.TypeEngine[str]:
@@ -40,12 +50,29 @@ def octets(length: int) -> sa.types.TypeEngine[bytes]:
     return sa.LargeBinary(length).with_variant(mysql.VARBINARY(length), "mysql", "mariadb")
 
 
+def contains(
+    connection: sa.Connection, column: sa.Column[str], keyword: str, *, common: bool = False
+) -> sa.ColumnElement[bool]:
+    """Whether a name contains the keyword, in whatever case.
+
+    PostgreSQL has an index for that, unless the keyword is known to be common; the others read the names.
+    """
+    wanted = keyword.lower()
+    match = sa.func.lower(column).contains(wanted, autoescape=True)
+    if common or connection.dialect.name != "postgresql":
+        return match
+    quoted = wanted[:_ENDS_LENGTH].replace("\\", "\\\\").replace("'", "''")
+    begins = sa.cast(f"'{quoted}':*", postgresql.TSQUERY)
+    return sa.and_(sa.func.ckeys_ends(sa.func.lower(column)).op("@@", is_comparison=True)(begins), match)
+
+
 def make_engine(url: str, *, patience: int | None = None) -> sa.Engine:
     """An engine that keeps few connections, checks each before use, and never echoes parameters.
 
     `patience` (seconds) is for migrations, which may wait and work for long.
     """
     lock_seconds, answer_seconds = patience or LOCK_SECONDS, patience or ANSWER_SECONDS
+    statement_seconds = patience or STATEMENT_SECONDS
     address = sa.make_url(url)
     options: dict[str, Any] = {"hide_parameters": True}
     if address.get_backend_name() == "sqlite":
@@ -59,15 +86,18 @@ def make_engine(url: str, *, patience: int | None = None) -> sa.Engine:
         options["connect_args"] = {
             "connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": ANSWER_SECONDS * 1000, "keepalives_idle": 10,
             "keepalives_interval": 5, "keepalives_count": 2,
-            "options": f"-c lock_timeout={lock_seconds}s -c idle_in_transaction_session_timeout={IDLE_SECONDS}s",
+            "options": f"-c lock_timeout={lock_seconds}s -c idle_in_transaction_session_timeout={IDLE_SECONDS}s"
+            f" -c statement_timeout={statement_seconds}s",
         }  # fmt: skip
     else:
         address = address.set(drivername="mysql+pymysql").update_query_dict({"charset": "utf8mb4"})
         options["connect_args"] = {
             "connect_timeout": CONNECT_SECONDS, "read_timeout": answer_seconds, "write_timeout": answer_seconds,
-            # What stands in the comment is for MariaDB alone.
+            # What stands in the comments is for MariaDB alone, and for MySQL alone.
             "init_command": f"SET SESSION innodb_lock_wait_timeout={lock_seconds}"
-            f" /*M! , SESSION idle_transaction_timeout={IDLE_SECONDS} */",
+            f" /*M! , SESSION idle_transaction_timeout={IDLE_SECONDS}"
+            f", SESSION max_statement_time={statement_seconds} */"
+            f" /*!50708 , SESSION max_execution_time={statement_seconds * 1000} */",
         }  # fmt: skip
     return sa.create_engine(address, pool_size=2, max_overflow=8, pool_pre_ping=True, pool_recycle=1800, **options)
 
@@ -78,6 +108,22 @@ def transaction_options(engine: sa.Engine, *, write: bool) -> dict[str, Any]:
         return {"ckeys_write": write}
     # A write locks the deployment row first and must then see what others committed before; a read wants one state.
     return {"isolation_level": "READ COMMITTED" if write else "REPEATABLE READ"}
+
+
+@contextmanager
+def streamed(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[sa.CursorResult[Any]]:
+    """The rows of a query that reads a whole table, a few thousand in memory. It may take longer than others."""
+    limit = {"postgresql": _POSTGRESQL_LIMIT, "mysql": _MYSQL_LIMIT}.get(connection.dialect.name)
+    try:
+        if limit:
+            connection.exec_driver_sql(limit.format(seconds=WHOLE_TABLE_SECONDS, ms=WHOLE_TABLE_SECONDS * 1000))
+        with connection.execute(query, execution_options={"yield_per": _FETCH_ROWS}) as rows:
+            yield rows
+        if limit:
+            connection.exec_driver_sql(limit.format(seconds=STATEMENT_SECONDS, ms=STATEMENT_SECONDS * 1000))
+    except BaseException:
+        connection.invalidate()  # nobody is to reuse a session with this limit
+        raise
 
 
 @contextmanager

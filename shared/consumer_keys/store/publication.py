@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from consumer_keys.snapshot import ConsumerRecord, KeyRecord, OperatorRecord, Part, id_bytes
+from consumer_keys.store import dialect
 from consumer_keys.store.reads import KmsKey, split_gateways
 from consumer_keys.store.schema import changes, deployment, former_secrets, key_values, leases, operators, publications
 from consumer_keys.store.schema import consumer_groups as g
@@ -18,7 +19,6 @@ from consumer_keys.store.schema import consumers as c
 from consumer_keys.store.schema import group_members as m
 from consumer_keys.store.sealed import SealedRows
 
-_FETCH_ROWS = 2000
 # No lease is longer than the longest run of a function, 15 minutes; clocks of two instances may differ by one.
 LEASE_MS_MAX, CLOCK_LEEWAY_MS = 900_000, 60_000
 UNRECORDED = -1  # the revision of a publication that was begun and not (yet) recorded
@@ -93,13 +93,13 @@ class SnapshotReads(SealedRows):
             .select_from(key_values.join(k, k.c.key_id == key_values.c.key_id))
             .order_by(key_values.c.digest)
         )
-        with self.connection.execution_options(yield_per=_FETCH_ROWS).execute(query) as rows:
+        with dialect.streamed(self.connection, query) as rows:
             for row in rows:
                 yield bytes(row.ref), _record(row)
 
     def all_consumers(self) -> Iterator[tuple[bytes, ConsumerRecord]]:
         """Every consumer, by id."""
-        with self.connection.execution_options(yield_per=_FETCH_ROWS).execute(_CONSUMERS) as rows:
+        with dialect.streamed(self.connection, _CONSUMERS) as rows:
             yield from _consumers(rows)
 
     def all_operators(self) -> dict[bytes, OperatorRecord]:

@@ -11,15 +11,13 @@ from consumer_keys.errors import Problem
 from consumer_keys.model import (
     Caller,
     Consumer,
-    ConsumerRef,
-    Credential,
     Group,
     GroupRef,
-    Key,
     Resource,
-    Sync,
     timestamp,
 )
+from consumer_keys.store.dialect import contains
+from consumer_keys.store.key_lists import KeyLists, Page
 from consumer_keys.store.schema import (
     audit,
     data_keys,
@@ -36,14 +34,6 @@ from consumer_keys.store.schema import consumer_keys as k
 from consumer_keys.store.schema import consumers as c
 from consumer_keys.store.schema import group_members as m
 from consumer_keys.store.schema import group_resources as r
-
-
-class Page(NamedTuple):
-    """Part of a list: items, the number of all matches if it was counted, and where the next part begins or None."""
-
-    items: list[Any]
-    total_count: int | None
-    last: tuple[int, str] | None
 
 
 class Operator(NamedTuple):
@@ -69,39 +59,8 @@ class KmsKey(NamedTuple):
     digests: dict[bytes, int | None]
 
 
-class Reads:
+class Reads(KeyLists):
     """Queries inside one transaction."""
-
-    def __init__(self, connection: sa.Connection) -> None:
-        self.connection = connection
-
-    def key(self, gateway_id: str, key_id: str) -> Key:
-        """One key. Raises KeyNotFound, also when it belongs to another gateway."""
-        return _key(self.key_row(gateway_id, key_id))
-
-    def key_row(self, gateway_id: str, key_id: str) -> sa.RowMapping:
-        """One key's row with its consumer's name."""
-        query = _keys_query().where(k.c.gateway_id == gateway_id, k.c.key_id == key_id)
-        row = self.connection.execute(query).mappings().first()
-        if row is None:
-            raise Problem("KeyNotFound")
-        return row
-
-    def keys(
-        self, gateway_id: str, filters: Mapping[str, Any], limit: int, offset: int, after: tuple[int, str] | None
-    ) -> Page:
-        """Keys of a gateway, newest first. A tuple allows each of its values."""
-        where = [k.c.gateway_id == gateway_id]
-        for name, value in filters.items():
-            if name == "keyword":
-                where.append(_contains(k.c.name, value))
-            elif name == "bound":
-                where.append(k.c.consumer_id.is_not(None) if value else k.c.consumer_id.is_(None))
-            elif isinstance(value, tuple):
-                where.append((_STORED_GENERATION if name == "stored_generation" else k.c[name]).in_(value))
-            else:
-                where.append(k.c[name] == value)
-        return self._page(_keys_query().where(*where), k, k.c.key_id, where, limit, offset, after, _keys)
 
     def consumer(self, gateway_id: str, consumer_id: str) -> Consumer:
         """One consumer. Raises ConsumerNotFound, also when it belongs to another gateway."""
@@ -118,7 +77,7 @@ class Reads:
         where = [c.c.gateway_id == gateway_id]
         for name, value in filters.items():
             if name == "keyword":
-                where.append(_contains(c.c.name, value))
+                where.append(contains(self.connection, c.c.name, value))
             elif name == "group_id":
                 where.append(sa.exists().where(m.c.consumer_id == c.c.consumer_id, m.c.group_id == value))
             elif name == "resource":
@@ -161,7 +120,7 @@ class Reads:
         """Groups of a gateway, newest first."""
         where = [g.c.gateway_id == gateway_id]
         for name, value in filters.items():
-            where.append(_contains(g.c.name, value) if name == "keyword" else g.c[name] == value)
+            where.append(contains(self.connection, g.c.name, value) if name == "keyword" else g.c[name] == value)
         query = _groups_query().where(*where)
         return self._page(query, g, g.c.group_id, where, limit, offset, after, self._groups)
 
@@ -188,20 +147,6 @@ class Reads:
         """(id, name) of the keys bound to a consumer."""
         query = sa.select(k.c.key_id, k.c.name).where(k.c.consumer_id == consumer_id).order_by(k.c.key_id).limit(limit)
         return [(row.key_id, row.name) for row in self.connection.execute(query)]
-
-    def _page(
-        self, query: sa.Select[Any], table: sa.Table, ident: sa.Column[str], where: list[Any], limit: int, offset: int,
-        after: tuple[int, str] | None, build: Any,
-    ) -> Page:  # fmt: skip
-        total = self.connection.execute(sa.select(sa.func.count()).select_from(table).where(*where)).scalar_one()
-        if after is not None:
-            created_at, last_id = after
-            older = sa.or_(table.c.created_at < created_at, sa.and_(table.c.created_at == created_at, ident < last_id))
-            query = query.where(older)
-        query = query.order_by(table.c.created_at.desc(), ident.desc()).limit(limit + 1).offset(offset)
-        rows = self.connection.execute(query).mappings().all()
-        last = (rows[limit - 1]["created_at"], rows[limit - 1][ident.name]) if len(rows) > limit else None
-        return Page(build(rows[:limit]), total, last)
 
     def sealed_value(self, key_id: str) -> bytes:
         """The sealed value of a System or Custom key."""
@@ -320,14 +265,6 @@ def split_gateways(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(text.split(","))
 
 
-def _contains(column: sa.Column[str], keyword: str) -> sa.ColumnElement[bool]:
-    return sa.func.lower(column).contains(keyword.lower(), autoescape=True)
-
-
-def _keys_query() -> sa.Select[Any]:
-    return sa.select(k, c.c.name.label("consumer_name")).select_from(k.outerjoin(c, k.c.consumer_id == c.c.consumer_id))
-
-
 def _consumers_query() -> sa.Select[Any]:
     bound = sa.select(sa.func.count()).where(k.c.consumer_id == c.c.consumer_id).scalar_subquery()
     return sa.select(c, bound.label("key_count"))
@@ -336,32 +273,6 @@ def _consumers_query() -> sa.Select[Any]:
 def _groups_query() -> sa.Select[Any]:
     members = sa.select(sa.func.count()).where(m.c.group_id == g.c.group_id).scalar_subquery()
     return sa.select(g, members.label("consumer_count"))
-
-
-def _keys(rows: Sequence[sa.RowMapping]) -> list[Key]:
-    return [_key(row) for row in rows]
-
-
-def _key(row: sa.RowMapping) -> Key:
-    kms = row["generation"] == "KMS"
-    return Key(
-        credential=Credential(name=row["credential_name"], version=row["credential_version"]) if kms else None,
-        consumer=ConsumerRef(consumer_id=row["consumer_id"], name=row["consumer_name"]) if row["consumer_id"] else None,
-        sync=Sync(status=row["sync_status"], checked_at=timestamp(row["sync_checked_at"]), error=row["sync_error"])
-        if kms
-        else None,
-        created_at=timestamp(row["created_at"]),
-        modified_at=timestamp(row["modified_at"]),
-        **{name: row[name] for name in _KEY_COLUMNS},
-    )
-
-
-_KEY_COLUMNS = (
-    "key_id", "gateway_id", "name", "description", "type", "generation", "creation_source", "status", "masked_value",
-    "revision",
-)  # fmt: skip
-# How a key came to be, in one word: a generated key that was made together with its consumer is told apart.
-_STORED_GENERATION = sa.case((k.c.creation_source == "Manual", k.c.generation), else_=k.c.creation_source)
 
 
 def _consumer(row: sa.RowMapping, groups: list[GroupRef]) -> Consumer:

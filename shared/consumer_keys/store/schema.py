@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from consumer_keys.store.dialect import long_text, octets, text
 
-SCHEMA_REVISION = "0006"
+SCHEMA_REVISION = "0008"
 metadata = sa.MetaData()
 
 deployment = sa.Table(
@@ -86,6 +86,21 @@ group_resources = sa.Table(
     sa.Index("ix_group_resources_resource", "resource_id"),
 )
 
+key_facets = sa.Table(
+    "key_facets",
+    metadata,
+    # What the filters of a list tell apart, and how many keys are so: counted in the transaction of each change.
+    sa.Column("facet_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("gateway_id", text(64), nullable=False),
+    sa.Column("type", text(16), nullable=False),
+    sa.Column("generation", text(8), nullable=False),
+    sa.Column("creation_source", text(16), nullable=False),
+    sa.Column("status", text(8), nullable=False),
+    sa.Column("bound", sa.Boolean, nullable=False),
+    sa.Column("key_count", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("gateway_id", "type", "generation", "creation_source", "status", "bound", name="uq_key_facets"),
+)
+
 consumer_keys = sa.Table(
     "consumer_keys",
     metadata,
@@ -110,9 +125,12 @@ consumer_keys = sa.Table(
     sa.Column("revision", sa.BigInteger, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("modified_at", sa.BigInteger, nullable=False),
+    # Its row in key_facets; only a row that was written by hand has none, and no filter finds that.
+    sa.Column("facet_id", sa.Integer, nullable=True),
     sa.UniqueConstraint("gateway_id", "name", name="uq_consumer_keys_name"),
     sa.Index("ix_consumer_keys_order", "gateway_id", "created_at", "key_id"),
-    sa.Index("ix_consumer_keys_consumer", "consumer_id"),
+    sa.Index("ix_consumer_keys_of_consumer", "consumer_id", "created_at", "key_id"),
+    sa.Index("ix_consumer_keys_facet", "facet_id", "created_at", "key_id"),
     sa.Index("ix_consumer_keys_sync", "generation", "sync_next_at"),
 )
 
