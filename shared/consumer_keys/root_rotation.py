@@ -19,7 +19,7 @@ from consumer_keys.operators import system_caller
 from consumer_keys.snapshot import POINTER, SnapshotError, open_manifest
 
 if TYPE_CHECKING:
-    from consumer_keys.roots import Roots
+    from consumer_keys.roots import Digests, Roots
     from consumer_keys.store.change import Change
     from consumer_keys.store.rotation import BareValue, RootState
     from consumer_keys.wiring import Services
@@ -200,7 +200,7 @@ class _Readings:
             return None
         return digests.coming
 
-    def _digests(self, row: BareValue, value: bytes) -> Any:
+    def _digests(self, row: BareValue, value: bytes) -> Digests:
         if row.table == "key_values":
             return self._roots.lookup(row.gateway_id, value)
         return self._roots.token(value.decode())
