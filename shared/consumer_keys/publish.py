@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -178,7 +178,7 @@ class Publisher:
                 self._upload("base", draft.base, draft.base_file, "application/octet-stream")
             self._upload("overlay", draft.overlay, draft.overlay_data, "application/json")
             outcome = Outcome(version, draft.state.revision)
-            self._point(turn, outcome, draft.base, draft.overlay, draft.state)
+            self._point(turn, outcome, draft.base, draft.overlay, draft.state.readers(self._root_version))
             record = (draft.base, draft.base_revision, draft.values, draft.values - draft.state.entry_count)
             if self._record(turn, outcome, *record, last=round_number == _ROUNDS - 1):
                 break
@@ -246,9 +246,12 @@ class Publisher:
         if self._bucket.get(key) != data:
             raise PublicationRefused(f"{named.name} reads back differently from what was written")
 
-    def _point(self, turn: _Turn, outcome: Outcome, base: Part, overlay: Part, state: Published) -> None:
-        """Writes the pointer, last of all and only while the lease is held; readers of each version take it."""
-        versions = state.alive(self._root_version).newest_first
+    def _point(self, turn: _Turn, outcome: Outcome, base: Part, overlay: Part, versions: Sequence[str]) -> None:
+        """Writes the pointer, last of all and only while the lease is held.
+
+        Only readers with one of these versions of the root secret can use it: one that would not find every value here
+        keeps what it has, or answers 503, but denies nobody.
+        """
         keys, now_ms = [self._manifest_key(version) for version in versions], self._now_ms()
         manifest = Manifest(self._environment, *outcome, now_ms, ",".join(versions), base, overlay)
         held = self._store.snapshot(lambda db: db.holds_lease(LEASE, turn.token, now_ms))
@@ -288,7 +291,9 @@ class Publisher:
         if last is None:
             return
         outcome = Outcome(self._reserve(turn, last.base, last.overlay), last.revision)
-        self._point(turn, outcome, last.base, last.overlay, state)
+        present = state.alive(self._root_version).present
+        versions = (present,) if state.base_is_old else state.readers(self._root_version)
+        self._point(turn, outcome, last.base, last.overlay, versions)
         self._record(turn, outcome, state.base, state.base_revision, state.published_count, 0, last=True)
 
     def _recorded(self, state: Published, base: Part) -> Manifest | None:

@@ -23,6 +23,7 @@ from tests.functions.helpers import (
     objects,
     pointer,
     problem,
+    put_object,
     signed,
     sql,
     ssm,
@@ -149,14 +150,35 @@ def test_what_is_in_the_bucket_before_and_after_names_one_version_and_between_tw
     one = objects(api.deployment)["consumer-keys/current.json"]
     assert one == signed(pointer(api.deployment), keys[OLD]), "with one version its bytes are as ever"
     root_rotation.begin(app, None)
-    assert macs() == (2, f"{NEW},{OLD}")
+    assert macs() == (1, OLD), "nothing holds every digest of the coming version yet"
     backfilled(api)
-    assert (macs()[0], entries()) == (2, 2)
+    assert (macs(), entries()) == ((2, f"{NEW},{OLD}"), 2)
     finished(api)
     assert (macs(), entries()) == ((1, NEW), 1), "what was made under the former version is gone"
     assert objects(api.deployment)["consumer-keys/current.json"] == signed(
         pointer(api.deployment), app.root_keys(NEW).manifest_key
     )
+
+
+def test_a_validator_that_is_deployed_too_early_denies_nobody(api: Api, reader: MakeReader) -> None:
+    value = bound(api, "key")
+    with killed_at(3, "base.", "overlay.", "pointer."), pytest.raises(Killed):
+        root_rotation.begin(api.deployment.services, None)
+        late = bound(api, "late")
+        new = reader(NEW)
+        assert (new.status(value), new.status(late)) == (503, 503)
+        api.tick()
+        assert (new.status(value), new.status(late)) == (503, 503)
+        backfilled(api)
+    assert (new.status(value), new.status(late)) == (503, 503), "it was killed before the pointer"
+    put_back = objects(api.deployment)["consumer-keys/current.json"]
+    sql(api.deployment, "UPDATE leases SET expires_at = 0")
+    assert api.tick()["publish_error"] is None
+    assert (new.status(value), new.status(late)) == (200, 200)
+    put_object(api.deployment, "consumer-keys/current.json", put_back)
+    assert (new.status(value), reader(NEW).status(value)) == (200, 503), "an old pointer that arrives late"
+    api.tick()
+    assert reader(NEW).status(late) == 200
 
 
 @pytest.mark.parametrize("batch", [1, 4])

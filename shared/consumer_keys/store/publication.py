@@ -41,11 +41,16 @@ class Published(NamedTuple):
     base_revision: int
     root_version: str | None
     root_coming: str | None
+    root_complete: int
     base_is_old: bool
 
     def alive(self, default: str) -> Alive:
         """The versions of the root secret that are in force."""
         return Alive(self.root_version or default, self.root_coming)
+
+    def readers(self, default: str) -> tuple[str, ...]:
+        """The versions whose readers find every value in a base that is built now."""
+        return self.alive(default).newest_first if self.root_complete else (self.root_version or default,)
 
 
 class SnapshotReads(SealedRows, RootRows):
