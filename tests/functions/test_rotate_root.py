@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ckeys.main import cli
-from consumer_keys import audit, operator_admin, root_rotation, wiring
+from consumer_keys import audit, failpoints, operator_admin, root_rotation, wiring
 from tencent_emulator.pytest_plugin import TestClock
 from tests.conftest import Api
 from tests.functions.helpers import (
@@ -221,6 +221,41 @@ def test_killed_at_any_commit_it_goes_on_and_denies_nobody(api: Api, reader: Mak
     assert root_rotation.status(api.deployment.services)["phase"] == "none"
     left = sql(api.deployment, "SELECT * FROM key_values WHERE coming_digest IS NOT NULL OR root_generation <> 1")
     assert left == []
+
+
+def test_what_is_written_while_it_is_being_finished_is_kept(api: Api, reader: MakeReader) -> None:
+    values = [bound(api, f"key-{number}") for number in range(3)]
+    root_rotation.begin(api.deployment.services, None)
+    backfilled(api)
+    new, others = reader(NEW), elsewhere(api, "others")
+
+    def write(point: str) -> None:
+        if point == "root-rotation.after-commit" and len(values) < 8:
+            failpoints.install(None)
+            values.append(bound(others, f"late-{len(values)}"))
+            failpoints.install(write)
+
+    failpoints.install(write)
+    try:
+        finished(api, batch=1)
+    finally:
+        failpoints.install(None)
+    assert len(values) == 8
+    assert [new.status(value) for value in values] == [200] * 8
+    assert api("get_status", "GET", "/v1/status").body["snapshot"]["values"] == 8
+
+
+def test_a_digest_that_was_lost_is_noticed_and_made_again(api: Api, reader: MakeReader) -> None:
+    value = bound(api, "key")
+    root_rotation.begin(api.deployment.services, None)
+    assert backfilled(api)["phase"] == "ready"
+    sql(api.deployment, "UPDATE key_values SET coming_digest = NULL")
+    api.deployment.services.publisher.publish(heartbeat=True)
+    assert root_rotation.status(api.deployment.services)["phase"] == "incomplete"
+    with pytest.raises(root_rotation.RotationRefused, match="not ready"):
+        finished(api)
+    assert backfilled(api)["phase"] == "ready"
+    assert reader(NEW).status(value) == 200
 
 
 # Instances that have not heard of it

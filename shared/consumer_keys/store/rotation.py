@@ -125,7 +125,7 @@ class RootRows(Reads):
 
     def move_the_rest(self) -> None:
         """Ended values go, and operators' coming digests become their digests. Everything else was moved before."""
-        self.connection.execute(sa.delete(key_values).where(*self._unmoved()))
+        self.connection.execute(sa.delete(key_values).where(*self._unmoved(), key_values.c.coming_digest.is_(None)))
         self.connection.execute(sa.delete(former_secrets).where(*_FORMER))
         for table in (operators, former_secrets):
             swap = ((table.c.digest, table.c.coming_digest), (table.c.coming_digest, None))
