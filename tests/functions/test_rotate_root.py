@@ -189,7 +189,7 @@ def test_killed_at_any_commit_it_goes_on_and_denies_nobody(api: Api, reader: Mak
     values = [bound(api, f"key-{number}") for number in range(5)]
     old, steps = reader(OLD), [0, 0, 0]
 
-    def killing(step: int, work: Callable[[], Any], *readers: MakeReader) -> None:
+    def killing(step: int, work: Callable[[], Any], *readers: Reader) -> None:
         while True:
             steps[step] += 1
             with killed_at(steps[step], "root-rotation.", "change."):
