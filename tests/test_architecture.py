@@ -30,18 +30,18 @@ RINGS: dict[str, set[str]] = {
     "pure": {
         "cloud_api", "cloud_api.errors", "cloud_api.requests", "cloud_api.answers",
         "errors", "failpoints", "fields", "model", "keytext", "strength", "verdict", "signing", "snapshot", "access",
-        "presented", "paging", "tc3", "light_typing", "percent", "audit_chain",
+        "presented", "roots", "paging", "tc3", "light_typing", "percent", "audit_chain",
     },
     "edge": {
         "store", "store.audit", "store.change", "store.database", "store.dialect", "store.publication", "store.reads",
-        "store.schema", "store.sealed",
+        "store.rotation", "store.schema", "store.sealed",
         "vault", "cloud", "cloud.service", "cloud.ssm", "cloud.kms", "cloud.scf", "cloud.cos",
         "web", "operation", "log", "config", "snapshot_cache", "snapshot_source", "snapshot_base",
         "http_reads", "disclosure", "throttle",
     },
     "use case": {
-        "keys", "consumers", "groups", "deletion", "data_keys", "cloud_api.actions", "operators", "operator_admin",
-        "publish", "sync", "follow", "status", "validate", "audit",
+        "keys", "consumers", "groups", "deletion", "data_keys", "root_rotation", "cloud_api.actions", "operators",
+        "operator_admin", "publish", "sync", "follow", "status", "validate", "audit",
     },
     "root": {"cloud_api.handler", "wiring", "validate_wiring", "embedded", "validate_server", "front_door"},
 }  # fmt: skip

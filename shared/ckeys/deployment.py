@@ -106,7 +106,7 @@ class Deployment:
         variables["CLEAR_VALUES"] = "true"  # what a function returns here is written nowhere
         variables |= {item.name: given[item.name] for item in config.SETTINGS if given.get(item.name)}
         return variables | {
-            **self._cloud_resources(),
+            **self._cloud_resources(given.get("ROOT_SECRET_VERSION")),
             "CLOUD_ENDPOINT": self.server.endpoint,
             "COS_BUCKET": BUCKET,
             "SNAPSHOT_DIR": str(self.home.resolve() / "validator"),
@@ -142,7 +142,7 @@ class Deployment:
 
         return run
 
-    def _cloud_resources(self) -> dict[str, str]:
+    def _cloud_resources(self, root_version: str | None) -> dict[str, str]:
         """KMS keys by alias, bucket and root secret: found, or made."""
         listed = self.cloud.call("kms", "ListKeys", Limit=200)["Keys"]
         known = {}
@@ -156,7 +156,7 @@ class Deployment:
         if not self.cloud.cos.has_bucket(BUCKET):
             self.cloud.cos.create_bucket(BUCKET)
         defaults = {item.name: item.default for item in config.SETTINGS}
-        name, version = str(defaults["ROOT_SECRET_NAME"]), str(defaults["ROOT_SECRET_VERSION"])
+        name, version = str(defaults["ROOT_SECRET_NAME"]), root_version or str(defaults["ROOT_SECRET_VERSION"])
         try:
             self.cloud.call("ssm", "GetSecretValue", SecretName=name, VersionId=version)
         except CloudError:

@@ -17,6 +17,7 @@ from ckeys.audit import audit
 from ckeys.keys import keys
 from ckeys.operators import init, operators
 from ckeys.reach import one_sentence
+from ckeys.rotate_root import rotate_root
 
 PORT_DEFAULT = 9000
 
@@ -145,6 +146,7 @@ def validator(host: str, port: int, workers: int | None, log_all: bool) -> None:
 cli.add_command(keys)
 cli.add_command(operators)
 cli.add_command(init)
+cli.add_command(rotate_root)
 
 
 @cli.command("rotate-data-keys")

@@ -151,7 +151,8 @@ def _root_secret(app: Any) -> str:
     from consumer_keys.errors import Gone
     from consumer_keys.wiring import ROOT_BYTES
 
-    name, version = app.settings.root_secret_name, app.settings.root_secret_version
+    name = app.settings.root_secret_name
+    version = app.store.read(lambda db: db.alive(app.settings.root_secret_version)).present
     try:
         app.ssm.secret_value(name, version)
     except Gone as gone:

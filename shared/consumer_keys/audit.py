@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from consumer_keys.audit_chain import GENESIS, Fault, Head, HeadError, first_fault, open_head, seal_head
-from consumer_keys.errors import CloudFailure, Problem
+from consumer_keys.errors import CloudFailure, Gone, Problem
 from consumer_keys.keytext import is_id
 from consumer_keys.model import Caller, ListAudit, timestamp
 from consumer_keys.paging import list_page
@@ -33,15 +33,15 @@ class Verified(NamedTuple):
 
 def find(app: Services, gateway_id: str | None, given: ListAudit) -> dict[str, Any]:
     """A page of rows, newest first: items, next_cursor or null. Without a gateway: of the whole deployment."""
-    cursor_key, now_ms = app.root.cursor_key, app.now_ms()
+    now_ms = app.now_ms()
 
     def page(log: AuditLog) -> dict[str, Any]:
         return list_page(
-            cursor_key, "audit", gateway_id or "", given,
+            app.roots(log).cursor_keys, "audit", gateway_id or "", given,
             lambda _gateway, filters, limit, _offset, after: log.page(gateway_id, filters, limit, after), now_ms,
         )  # fmt: skip
 
-    return app.store.audit_log(page)
+    return app.keyed(lambda: app.store.audit_log(page))
 
 
 def note_denied_reveal(app: Services, actor: str, request_id: str, params: dict[str, str], problem: Problem) -> None:
@@ -86,7 +86,13 @@ def _heads(app: Services) -> tuple[list[Head], int, list[str]]:
 
 
 def _open(app: Services, data: bytes) -> Head | None:
-    return open_head(data, {app.settings.root_secret_version: app.root.audit_key}, app.settings.environment)
+    def key_of(version: str) -> bytes | None:
+        try:
+            return app.root_keys(version).audit_key
+        except Gone:
+            return None
+
+    return open_head(data, key_of, app.settings.environment)
 
 
 def write_head(app: Services) -> dict[str, Any]:
@@ -109,14 +115,17 @@ def _write_head(app: Services) -> dict[str, Any]:
     last = None if data is None else _open(app, data)
     if data is not None and last is None:
         raise HeadError("is signed under another root secret")
-    counted, fault = app.store.audit_log(lambda log: (log.counted(), _fault_since(log, last, log.counted())))
+    default = app.settings.root_secret_version
+    counted, fault, alive = app.store.audit_log(
+        lambda log: (log.counted(), _fault_since(log, last, log.counted()), log.alive(default))
+    )
     if fault is not None:
         return {"audit_head": None, "audit_error": fault.text}
     moved = counted[0] > (last.sequence if last else 0)
     if moved or (last is not None and now_ms - last.created_at_ms >= RENEW_MS):
-        sealed = seal_head(
-            Head(app.settings.environment, *counted, now_ms, app.settings.root_secret_version), app.root.audit_key
-        )
+        version = alive.newest_first[0]  # the coming one already, so that no head is left that needs the other
+        head = Head(app.settings.environment, *counted, now_ms, version)
+        sealed = seal_head(head, app.root_keys(version).audit_key)
         # The hour's copy stays, so that putting an old `head.json` back does not make later rows forgettable.
         hour = timestamp(now_ms)[:13]
         for place in (f"{HOURS}{hour}.json", LATEST):

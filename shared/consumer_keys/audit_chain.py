@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from consumer_keys.model import timestamp
@@ -144,16 +144,20 @@ def seal_head(head: Head, key: bytes) -> bytes:
     return _signed(body, key)
 
 
-def open_head(data: bytes, keys: dict[str, bytes], environment: str) -> Head | None:
-    """The head; None for one that was signed under a root secret which is no longer known. Raises HeadError."""
+def open_head(data: bytes, key_of: Callable[[str], bytes | None], environment: str) -> Head | None:
+    """The head; None for one that was signed under a root secret which is no longer known. Raises HeadError.
+
+    `key_of` gives the key of a version of the root secret.
+    """
     if len(data) > HEAD_BYTES_MAX:
         raise HeadError("is too large")
     try:
         # The version only chooses the key, so it may be read before the MAC is checked.
-        key = keys.get(str(json.loads(data)["head"]["root_version"]))
+        version = str(json.loads(data)["head"]["root_version"])
         body = data[data.index(b',"head":') + len(b',"head":') : -1]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise HeadError("is no signed head") from None
+    key = key_of(version)
     if key is None:
         return None
     if not hmac.compare_digest(data, _signed(body, key)):

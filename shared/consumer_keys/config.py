@@ -121,7 +121,12 @@ SETTINGS = (
     Setting("KMS_KEY_ID", None, _text, "KMS key that wraps the data keys of key values"),
     Setting("KMS_OPERATOR_KEY_ID", None, _text, "KMS key that wraps the data keys of operators' secrets"),
     Setting("ROOT_SECRET_NAME", "consumer-keys-root", _text, "SSM secret with the 32 root bytes"),
-    Setting("ROOT_SECRET_VERSION", "v1", _text, "version of the root secret"),
+    Setting(
+        "ROOT_SECRET_VERSION",
+        "v1",
+        _text,
+        "version of the root secret; once it was rotated, only validation goes by this",
+    ),
     Setting("COS_BUCKET", None, _text, "bucket with its `-appid`, for the snapshot"),
     Setting("TENCENTCLOUD_REGION", "ap-guangzhou", _text, "region of SSM, KMS, COS and SCF"),
     Setting(

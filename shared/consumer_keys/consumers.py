@@ -32,7 +32,7 @@ def create(
         db.insert_consumer({"consumer_id": consumer_id, "gateway_id": gateway_id, **given.model_dump()})
         db.audit("consumer.create", gateway_id, consumer_id, None, db.consumer(gateway_id, consumer_id))
         if new is not None and isinstance(key, CreateKey):
-            keys.insert(db, gateway_id, key, new, consumer_id=consumer_id, creation_source="AutoWithConsumer")
+            keys.insert(app, db, gateway_id, key, new, consumer_id=consumer_id, creation_source="AutoWithConsumer")
         elif isinstance(key, str):
             before = db.key(gateway_id, key)
             keys.check_bindable(before, consumer_id)
@@ -52,8 +52,10 @@ def get(app: Services, gateway_id: str, consumer_id: str) -> Consumer:
 
 def find(app: Services, gateway_id: str, given: ListConsumers) -> dict[str, Any]:
     """A page of consumers: items, total_count of all matches, next_cursor or null."""
-    cursor_key, now_ms = app.root.cursor_key, app.now_ms()
-    return app.store.read(lambda db: list_page(cursor_key, "consumers", gateway_id, given, db.consumers, now_ms))
+    now_ms = app.now_ms()
+    return app.read(
+        lambda db: list_page(app.roots(db).cursor_keys, "consumers", gateway_id, given, db.consumers, now_ms)
+    )
 
 
 def update(app: Services, caller: Caller, gateway_id: str, consumer_id: str, given: UpdateConsumer) -> Consumer:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 # What commits, by name: a change to keys, consumers or operators, and the housekeeping around publications and ticks.
 COMMITS = (
     "change", "confirmation", "lease-claim", "lease-release", "reservation", "publication", "clean-up", "sync-note",
-    "sync-report", "reseal",
+    "sync-report", "reseal", "root-rotation",
 )  # fmt: skip
 # What is written to the bucket. Objects are immutable; the pointer is what readers follow.
 UPLOADS = ("base", "overlay", "pointer", "deletion")

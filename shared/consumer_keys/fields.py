@@ -23,6 +23,7 @@ AuditAction = Literal[
     "consumer.create", "consumer.update", "consumer.delete",
     "operator.create", "operator.rotate", "operator.disable", "operator.enable",
     "group.create", "group.update", "group.add", "group.remove", "group.authorise", "group.revoke", "group.delete",
+    "root.begin", "root.complete", "root.finish",
 ]  # fmt: skip
 AUDIT_ACTIONS = frozenset(get_args(AuditAction))
 CreationSource = Literal["Manual", "AutoWithConsumer"]

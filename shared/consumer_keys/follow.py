@@ -10,13 +10,12 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from consumer_keys.access import token_digest
 from consumer_keys.errors import CloudFailure, Gone, Problem, Unavailable
 from consumer_keys.keys import credential_fault
-from consumer_keys.keytext import lookup_digest
 
 if TYPE_CHECKING:
     from consumer_keys.model import Caller
+    from consumer_keys.roots import Digests, Roots
     from consumer_keys.store.change import Change
     from consumer_keys.store.publication import Housekeeping, SnapshotReads
     from consumer_keys.store.reads import KmsKey
@@ -114,11 +113,10 @@ class Credentials:
 
 
 class _Move(NamedTuple):
-    """A key, and what its credential holds now: as the key's digest, and as an operator's."""
+    """A key, and what its credential holds now."""
 
     key: KmsKey
-    digest: bytes
-    token: bytes
+    content: bytes
 
 
 class Follower:
@@ -133,6 +131,7 @@ class Follower:
         self._random, self._may_end, self._may_drop = random, may_end, may_drop
         self._cache_ms = int(app.settings.credential_cache_seconds * 1000)
         self._not_before = app.now_ms()
+        self._roots: Roots | None = None
         self.count: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
 
@@ -182,8 +181,10 @@ class Follower:
         self.count["ends_corrected"] += len(far)
 
     def _current(self, key: KmsKey, content: bytes) -> bool:
-        digest = self._digest(key, content)
-        if _settled(key, digest):
+        if self._roots is None:
+            self._roots = self._app.read(self._app.roots)
+        # With versions of the root secret that are out of date it looks new, and `_settle` finds that it is not.
+        if _settled(key, self._roots.lookup(key.gateway_id, content)):
             self.count["unchanged"] += 1
             if key.error is None and key.failures == 0:
                 return True
@@ -194,62 +195,55 @@ class Follower:
         self.count["changed"] += taken or 0
         return taken is None
 
-    def _move(self, key: KmsKey, content: bytes) -> _Move:
-        token = token_digest(self._app.root.operator_key, content.decode())
-        return _Move(key, self._digest(key, content), token)
-
-    def _digest(self, key: KmsKey, content: bytes) -> bytes:
-        return lookup_digest(self._app.root.lookup_key, key.gateway_id, content)
-
     def _moves(self, key: KmsKey, content: bytes) -> list[_Move]:
         """The key, and every key that must take over its own new content in the same change: they swap contents.
 
         A content belongs to the key whose credential holds it now. Raises ValueInUse when its present owner is no
         KMS key, still has it, or cannot be asked: then nothing changes.
         """
-        moves = [self._move(key, content)]
+        moves = [_Move(key, content)]
         while True:
-            wanted = moves[-1].digest
-            owner_id, owner = self._owner(wanted)
+            owner_id, owner = self._owner(moves[-1])
             if owner_id is None or owner_id in [move.key.key_id for move in moves]:
                 return moves
             new = None if owner is None else self._credentials.content(owner)
             if owner is None or not isinstance(new, bytes) or credential_fault(new, self._app.settings.key_prefix):
                 raise Problem("ValueInUse")
-            if self._digest(owner, new) == wanted:
+            if new == moves[-1].content:
                 raise Problem("ValueInUse")
-            moves.append(self._move(owner, new))
+            moves.append(_Move(owner, new))
 
-    def _owner(self, digest: bytes) -> tuple[str | None, KmsKey | None]:
-        """The id of the key that accepts this digest, and the key if it is a KMS key."""
+    def _owner(self, move: _Move) -> tuple[str | None, KmsKey | None]:
+        """The id of the key that accepts this content, and the key if it is a KMS key."""
 
         def find(db: SnapshotReads) -> tuple[str | None, KmsKey | None]:
-            owner_id = db.digest_owner(digest)
+            owner_id = db.digest_owner(*self._app.roots(db).lookup(move.key.gateway_id, move.content))
             return owner_id, None if owner_id is None else db.kms_key(owner_id)
 
-        return self._app.store.snapshot(find)
+        return self._app.keyed(lambda: self._app.store.snapshot(find))
 
     def _settle(self, db: Change, moves: list[_Move]) -> int | None:
         """Writes what the keys accept now: how many contents are new. None when all of it had been done before."""
-        now, taken = self._app.now_ms(), 0
-        if any(db.operator_by_digest(move.token, now) is not None for move in moves):
+        now, taken, roots = self._app.now_ms(), 0, self._app.roots(db)
+        if any(db.operator_by_digest(roots.token(move.content.decode()).present, now) for move in moves):
             raise Problem("ValueInUse")  # a secret that opens the management must never open the gateway
         # As they are now, under the lock; one may have been deleted meanwhile, or settled together with another.
-        found = [(db.kms_key(move.key.key_id), move.digest) for move in moves]
-        open_ones = [(key, digest) for key, digest in found if key is not None and not _settled(key, digest)]
+        found = [(db.kms_key(move.key.key_id), roots.lookup(move.key.gateway_id, move.content)) for move in moves]
+        open_ones = [(key, digests) for key, digests in found if key is not None and not _settled(key, digests)]
         before = {key.key_id: db.key(key.gateway_id, key.key_id) for key, _ in open_ones}
-        for key, digest in open_ones:
-            owner = db.digest_owner(digest)
+        for key, digests in open_ones:
+            owner = db.digest_owner(*digests)
             if owner not in (None, *(move.key.key_id for move in moves)):
                 raise Problem("ValueInUse")
             if owner is not None and owner != key.key_id:
-                db.move_value(digest, key.key_id)
+                db.move_value(digests, key.key_id)
             elif owner is None:
-                db.add_value(key.key_id, digest)
-            taken += owner != key.key_id or key.digests[digest] is not None
-        for key, digest in open_ones:
+                db.add_value(key.key_id, digests)
+            db.complete_value(digests)
+            taken += owner != key.key_id or any(key.digests.get(own or b"") is not None for own in digests)
+        for key, digests in open_ones:
             for other, ends_at in db.values_of(key.key_id).items():
-                if other == digest:
+                if other in digests:
                     db.end_value(other, None)
                 elif ends_at is None and self._may_end:
                     db.end_value(other, now + self._cache_ms)
@@ -325,7 +319,7 @@ class Follower:
                 raise Overtaken
             return work(db)
 
-        return self._app.store.change(self._caller, self._app.now_ms(), latest)[0]
+        return self._app.keyed(lambda: self._app.store.change(self._caller, self._app.now_ms(), latest)[0])
 
     def _housekeeping(self, work: Callable[[Housekeeping], None]) -> None:
         def latest(db: Housekeeping) -> None:
@@ -336,7 +330,8 @@ class Follower:
         self._app.store.housekeeping("sync-note", latest)
 
 
-def _settled(key: KmsKey, digest: bytes) -> bool:
+def _settled(key: KmsKey, digests: Digests) -> bool:
     """Whether the key accepts this content without an end, and no other."""
     lasting = [other for other, ends_at in key.digests.items() if ends_at is None]
-    return lasting == [digest] and key.status == "Success" and key.gone_at is None
+    accepted = len(lasting) == 1 and lasting[0] in digests
+    return accepted and key.status == "Success" and key.gone_at is None

@@ -41,8 +41,8 @@ def get(app: Services, gateway_id: str, group_id: str) -> Group:
 
 def find(app: Services, gateway_id: str, given: ListGroups) -> dict[str, Any]:
     """A page of groups: items, total_count of all matches, next_cursor or null."""
-    cursor_key, now_ms = app.root.cursor_key, app.now_ms()
-    return app.store.read(lambda db: list_page(cursor_key, "groups", gateway_id, given, db.groups, now_ms))
+    now_ms = app.now_ms()
+    return app.read(lambda db: list_page(app.roots(db).cursor_keys, "groups", gateway_id, given, db.groups, now_ms))
 
 
 def update(app: Services, caller: Caller, gateway_id: str, group_id: str, given: UpdateGroup) -> Group:

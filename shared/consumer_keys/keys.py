@@ -6,10 +6,9 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from consumer_keys import deletion
-from consumer_keys.access import token_digest
 from consumer_keys.deletion import blocker
 from consumer_keys.errors import CloudFailure, Problem, invalid
-from consumer_keys.keytext import MASK, foreign_fault, lookup_digest, make_system_value, masked, new_id
+from consumer_keys.keytext import MASK, foreign_fault, make_system_value, masked, new_id
 from consumer_keys.model import BindConsumer, Caller, CreateKey, Credential, Key, ListKeys, RevealKey, UpdateKey
 from consumer_keys.paging import list_page
 from consumer_keys.strength import weakness
@@ -25,8 +24,6 @@ class NewKey(NamedTuple):
 
     key_id: str
     value: bytes
-    digest: bytes
-    token_digest: bytes
     sealed: tuple[bytes | None, str | None]
 
 
@@ -36,7 +33,7 @@ def create(app: Services, caller: Caller, gateway_id: str, given: CreateKey) -> 
     new = prepare(app, gateway_id, given)
 
     def work(db: Change) -> Key:
-        key = insert(db, gateway_id, given, new)
+        key = insert(app, db, gateway_id, given, new)
         db.remember(key.model_dump(mode="json"))
         return key
 
@@ -51,11 +48,10 @@ def prepare(app: Services, gateway_id: str, given: CreateKey) -> NewKey:
     sealed: tuple[bytes | None, str | None] = (None, None)
     if given.generation != "KMS":
         sealed = app.key_vault.seal(app.place_of_key(gateway_id, key_id), value)
-    digest = lookup_digest(app.root.lookup_key, gateway_id, value)
-    return NewKey(key_id, value, digest, token_digest(app.root.operator_key, value.decode()), sealed)
+    return NewKey(key_id, value, sealed)
 
 
-def insert(db: Change, gateway_id: str, given: CreateKey, new: NewKey, **columns: str) -> Key:
+def insert(app: Services, db: Change, gateway_id: str, given: CreateKey, new: NewKey, **columns: str) -> Key:
     """Stores a new key; `columns` say how it came to be and whose it is. Raises NameInUse, ValueInUse."""
     db.insert_key(
         {
@@ -66,9 +62,10 @@ def insert(db: Change, gateway_id: str, given: CreateKey, new: NewKey, **columns
             **_credential_columns(given.credential, db.now_ms), **columns,
         }
     )  # fmt: skip
-    if db.operator_by_digest(new.token_digest, db.now_ms) is not None:
+    roots = app.roots(db)
+    if db.operator_by_digest(roots.token(new.value.decode()).present, db.now_ms) is not None:
         raise Problem("ValueInUse")  # a secret that opens the management must never open the gateway
-    db.add_value(new.key_id, new.digest, *new.sealed)
+    db.add_value(new.key_id, roots.lookup(gateway_id, new.value), *new.sealed)
     key = db.key(gateway_id, new.key_id)
     db.audit("key.create", gateway_id, new.key_id, None, key)
     return key
@@ -130,8 +127,8 @@ def get(app: Services, gateway_id: str, key_id: str) -> Key:
 
 def find(app: Services, gateway_id: str, given: ListKeys) -> dict[str, Any]:
     """A page of keys: items, total_count of all matches, next_cursor or null."""
-    cursor_key, now_ms = app.root.cursor_key, app.now_ms()
-    return app.store.read(lambda db: list_page(cursor_key, "keys", gateway_id, given, db.keys, now_ms))
+    now_ms = app.now_ms()
+    return app.read(lambda db: list_page(app.roots(db).cursor_keys, "keys", gateway_id, given, db.keys, now_ms))
 
 
 def update(app: Services, caller: Caller, gateway_id: str, key_id: str, given: UpdateKey) -> Key:

@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from consumer_keys.access import ROLES, token_digest
+from consumer_keys.access import ROLES
 from consumer_keys.errors import Problem, invalid
-from consumer_keys.keytext import lookup_digest, new_id, random_base62
+from consumer_keys.keytext import new_id, random_base62
 from consumer_keys.model import Caller, timestamp
 from consumer_keys.operators import system_caller
 
@@ -42,14 +42,14 @@ def add(
     if unknown or gateways == ():
         raise invalid("gateways", f"must be among those declared in GATEWAYS; {', '.join(sorted(unknown))} is not")
     secret_id, secret_key = chosen = pair or new_pair()
-    secret = _secret(app, secret_id, secret_key)
+    sealed = _sealed(app, secret_id, secret_key)
 
     def insert(db: Change) -> None:
         if any(row["name"] == name for row in db.operator_rows()):
             raise Problem("NameInUse", "Another operator has this name.")
         restricted = None if gateways is None else ",".join(gateways)
         row = {"secret_id": secret_id, "name": name, "role": role, "status": "Enable", "gateways": restricted}
-        db.add_operator({**row, **secret})
+        db.add_operator({**row, **sealed, **_digests(app, db, secret_key)})
         db.audit("operator.create", "", secret_id, None, _shown(row))
 
     app.change(_caller(), insert)
@@ -66,13 +66,13 @@ def rotate(app: Services, wanted: str, keep_ms: int) -> tuple[str, str]:
         raise invalid("keep", "must be from 0 to 30 days")
     secret_id = app.store.read(lambda db: _found(db, wanted)["secret_id"])
     secret_key = new_pair()[1]
-    secret = _secret(app, secret_id, secret_key)
+    sealed = _sealed(app, secret_id, secret_key)
 
     def replace(db: Change) -> None:
         row = _found(db, secret_id)
         ends_at = db.now_ms + keep_ms
         db.keep_former_secret(row, ends_at)
-        db.update_operator(secret_id, **secret)
+        db.update_operator(secret_id, **sealed, **_digests(app, db, secret_key))
         kept = {"former_secret_until": timestamp(ends_at) if keep_ms else None}
         db.audit("operator.rotate", "", secret_id, None, {**_shown(row), **kept})
 
@@ -117,15 +117,18 @@ def _caller() -> Caller:
     return system_caller(_CALLER, "")
 
 
-def _secret(app: Services, secret_id: str, secret_key: str) -> dict[str, Any]:
-    """The columns of a secret. A text that opens a gateway must never open the management."""
-    lookup_key, text = app.root.lookup_key, secret_key.encode()
-    digests = [lookup_digest(lookup_key, gateway.gateway_id, text) for gateway in app.settings.gateways]
-    if any(app.store.read(lambda db: [db.digest_owner(digest) for digest in digests])):
+def _sealed(app: Services, secret_id: str, secret_key: str) -> dict[str, Any]:
+    sealed, data_key_id = app.operator_vault.seal(app.place_of_operator(secret_id), secret_key.encode())
+    return {"sealed": sealed, "data_key_id": data_key_id}
+
+
+def _digests(app: Services, db: Reads, secret_key: str) -> dict[str, Any]:
+    """The digests of a secret. Raises ValueInUse: a text that opens a gateway must never open the management."""
+    roots, gateways = app.roots(db), app.settings.gateways
+    if any(db.digest_owner(*roots.lookup(gateway.gateway_id, secret_key.encode())) for gateway in gateways):
         raise Problem("ValueInUse")
-    sealed, data_key_id = app.operator_vault.seal(app.place_of_operator(secret_id), text)
-    digest = token_digest(app.root.operator_key, secret_key)
-    return {"digest": digest, "sealed": sealed, "data_key_id": data_key_id}
+    digests = roots.token(secret_key)
+    return {"digest": digests.present, "coming_digest": digests.coming}
 
 
 def _found(db: Reads, wanted: str) -> Mapping[str, Any]:

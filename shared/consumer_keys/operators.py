@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from consumer_keys import tc3
-from consumer_keys.access import authorise, token_digest
+from consumer_keys.access import authorise
 from consumer_keys.errors import Problem
 from consumer_keys.model import Caller
 from consumer_keys.snapshot import OperatorRecord
@@ -39,9 +39,8 @@ def authenticate(
         return authorise(function, operator, gateway_id), signed_use(function, signature)
     if token is None:
         raise Problem("Unauthenticated", headers=_SCHEMES)
-    digest = token_digest(app.root.operator_key, token)
-    now_ms = app.now_ms()
-    found = app.store.read(lambda db: db.operator_by_digest(digest, now_ms))
+    now_ms, secret_key = app.now_ms(), token
+    found = app.read(lambda db: db.operator_by_digest(app.roots(db).token(secret_key).present, now_ms))
     if found is None or found.status != "Enable":
         raise Problem("Unauthenticated", headers=_SCHEMES)
     return authorise(function, _record(found), gateway_id), None

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -110,8 +110,10 @@ class Publisher:
 
     def __init__(
         self, store: Database, bucket: Bucket, build_base: BuildBase, *, prefix: str, environment: str,
-        manifest_key: bytes, root_version: str, now_ms: Callable[[], int], sleep: Callable[[float], None],
+        manifest_key: Callable[[str], bytes], root_version: str, now_ms: Callable[[], int],
+        sleep: Callable[[float], None],
     ) -> None:  # fmt: skip
+        """`manifest_key` gives the key of a version of the root secret; `root_version` is the one until a rotation."""
         self._store, self._bucket, self._build_base = store, bucket, build_base
         self._prefix, self._environment = prefix, environment
         self._manifest_key, self._root_version, self._now_ms, self._sleep = manifest_key, root_version, now_ms, sleep
@@ -162,7 +164,7 @@ class Publisher:
 
     def _rounds(self, turn: _Turn, state: Published) -> Outcome:
         """Publishes again while changes were committed meanwhile: their own publishers found the lease taken."""
-        turn.pointer = self._manifest_in_bucket()
+        turn.pointer = self._manifest_in_bucket(state)
         if turn.pointer is not None and turn.pointer.revision > state.revision:
             # A database that knows less than the bucket was restored, and must not give out numbers twice.
             above = turn.pointer.revision + 1
@@ -176,7 +178,7 @@ class Publisher:
                 self._upload("base", draft.base, draft.base_file, "application/octet-stream")
             self._upload("overlay", draft.overlay, draft.overlay_data, "application/json")
             outcome = Outcome(version, draft.state.revision)
-            self._point(turn, outcome, draft.base, draft.overlay)
+            self._point(turn, outcome, draft.base, draft.overlay, draft.state.readers(self._root_version))
             record = (draft.base, draft.base_revision, draft.values, draft.values - draft.state.entry_count)
             if self._record(turn, outcome, *record, last=round_number == _ROUNDS - 1):
                 break
@@ -187,7 +189,7 @@ class Publisher:
 
         The bucket is asked at each tick, and whenever the pointer names another base.
         """
-        if state.base is None:
+        if state.base is None or state.base_is_old:
             return True
         if not turn.heartbeat and turn.pointer is not None and turn.pointer.base == state.base:
             return False
@@ -198,7 +200,7 @@ class Publisher:
         state = db.published()
         base, base_revision, base_file = state.base, state.base_revision, None
         fresh = fresh or (turn.heartbeat and base is not None and _outgrown(db.change_count(), base))
-        if fresh or base is None:
+        if fresh or base is None or state.base_is_old:
             base, base_file = self._built(db.all_keys(), db.all_consumers())
             base_revision = state.revision
         overlay = Overlay(db.changed_keys(base_revision), db.changed_consumers(base_revision), db.all_operators())
@@ -244,15 +246,19 @@ class Publisher:
         if self._bucket.get(key) != data:
             raise PublicationRefused(f"{named.name} reads back differently from what was written")
 
-    def _point(self, turn: _Turn, outcome: Outcome, base: Part, overlay: Part) -> None:
-        """Writes the pointer, last of all and only while the lease is held."""
-        now_ms = self._now_ms()
-        manifest = Manifest(self._environment, *outcome, now_ms, self._root_version, base, overlay)
+    def _point(self, turn: _Turn, outcome: Outcome, base: Part, overlay: Part, versions: Sequence[str]) -> None:
+        """Writes the pointer, last of all and only while the lease is held.
+
+        Only readers with one of these versions of the root secret can use it: one that would not find every value here
+        keeps what it has, or answers 503, but denies nobody.
+        """
+        keys, now_ms = [self._manifest_key(version) for version in versions], self._now_ms()
+        manifest = Manifest(self._environment, *outcome, now_ms, ",".join(versions), base, overlay)
         held = self._store.snapshot(lambda db: db.holds_lease(LEASE, turn.token, now_ms))
         if not held or now_ms > turn.ends_ms:
             raise PublicationRefused("the lease ran out before the pointer was written")
         reach("pointer.before-write")
-        self._bucket.put(self._prefix + POINTER, seal_manifest(manifest, self._manifest_key), "application/json")
+        self._bucket.put(self._prefix + POINTER, seal_manifest(manifest, *keys), "application/json")
         reach("pointer.after-write")
 
     def _record(
@@ -285,7 +291,9 @@ class Publisher:
         if last is None:
             return
         outcome = Outcome(self._reserve(turn, last.base, last.overlay), last.revision)
-        self._point(turn, outcome, last.base, last.overlay)
+        present = state.alive(self._root_version).present
+        versions = (present,) if state.base_is_old else state.readers(self._root_version)
+        self._point(turn, outcome, last.base, last.overlay, versions)
         self._record(turn, outcome, state.base, state.base_revision, state.published_count, 0, last=True)
 
     def _recorded(self, state: Published, base: Part) -> Manifest | None:
@@ -296,19 +304,22 @@ class Publisher:
         document = json.loads(data)
         overlay = _overlay_part(data, len(document["keys"]) + len(document["consumers"]))
         version, revision = state.published_version, state.published_revision
-        return Manifest(self._environment, version, revision, 0, self._root_version, base, overlay)
+        return Manifest(self._environment, version, revision, 0, "", base, overlay)
 
-    def _manifest_in_bucket(self) -> Manifest | None:
+    def _manifest_in_bucket(self, state: Published) -> Manifest | None:
         data = self._bucket.get(self._prefix + POINTER)
         if data is None:
             return None
-        try:
-            # Its date does not matter: a pointer written under a wrong clock has a version that was given out, too.
-            return open_manifest(
-                data, self._manifest_key, environment=self._environment, version_min=0, now_ms=_ANY_TIME_MS
-            )
-        except SnapshotError:
-            return None  # not ours, or damaged: it is about to be replaced, and readers refuse it anyway
+        for version in state.alive(self._root_version).newest_first:
+            try:
+                # Its date does not matter: a pointer written under a wrong clock has a version that was given out, too.
+                return open_manifest(
+                    data, self._manifest_key(version), environment=self._environment, version_min=0,
+                    now_ms=_ANY_TIME_MS,
+                )  # fmt: skip
+            except SnapshotError:
+                pass  # under the other version; or not ours, or damaged: readers refuse it, and it is about to go
+        return None
 
     def clean_up(self) -> int:
         """Deletes objects of publications, also of failed ones, that are out of date; returns how many.
@@ -321,18 +332,19 @@ class Publisher:
             return 0
         # Under the publisher's lease: nobody names an object while it is being deleted.
         holder = os.urandom(8).hex()
-        token = self._store.housekeeping(
-            "lease-claim", lambda db: db.claim_lease(LEASE, holder, now_ms, LEASE_MS_TICK, LEASE_MS_TICK)
+        state, token = self._store.housekeeping(
+            "lease-claim",
+            lambda db: (db.published(), db.claim_lease(LEASE, holder, now_ms, LEASE_MS_TICK, LEASE_MS_TICK)),
         )
         if token is None:
             return 0
         try:
-            return self._clean_up(now_ms)
+            return self._clean_up(now_ms, state)
         finally:
             self._store.housekeeping("lease-release", lambda db: db.release_lease(LEASE, token))
 
-    def _clean_up(self, now_ms: int) -> int:
-        pointer = self._manifest_in_bucket()
+    def _clean_up(self, now_ms: int, state: Published) -> int:
+        pointer = self._manifest_in_bucket(state)
         if pointer is None:
             return 0  # what is in force is not known
         in_force = pointer

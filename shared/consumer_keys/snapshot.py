@@ -28,6 +28,7 @@ PACKED_KEY_BYTES_MIN = _KEY.size
 CONSUMER_SLICE, ENDS_AT_SLICE, NO_END = slice(8, 15), slice(15, 19), bytes(4)
 _UNBOUND = bytes(ID_BYTES)
 _MAC_START, _MAC_END = len('{"mac":"'), len('{"mac":"') + 64
+_MAC_AND_COMMA = 65
 _BODY_START = _MAC_END + len('","manifest":')
 
 
@@ -253,19 +254,27 @@ def _operator_record(row: Any) -> OperatorRecord:
     return OperatorRecord(secret_id, role, None if gateways is None else tuple(gateways), ends_at)
 
 
-def seal_manifest(manifest: Manifest, manifest_key: bytes) -> bytes:
-    """`{"mac":"<hex>","manifest":{...}}`, the MAC being HMAC-SHA256 over the exact bytes of the inner object."""
+def seal_manifest(manifest: Manifest, *manifest_keys: bytes) -> bytes:
+    """`{"mac":"<hex>","manifest":{...}}`, the MAC being HMAC-SHA256 over the exact bytes of the inner object.
+
+    With two keys, while the root secret is being rotated, there is a MAC under each, `"<hex>,<hex>"`.
+    """
     fields = {**manifest._asdict(), "base": manifest.base._asdict(), "overlay": manifest.overlay._asdict()}
     body = json.dumps({"schema": SCHEMA, **fields}, separators=(",", ":")).encode()
-    return b'{"mac":"' + _mac(body, manifest_key) + b'","manifest":' + body + b"}"
+    return _framed(b",".join(_mac(body, key) for key in manifest_keys), body)
 
 
 def open_manifest(data: bytes, manifest_key: bytes, *, environment: str, version_min: int, now_ms: int) -> Manifest:
     """The manifest, after size, MAC, schema, environment, version and date held; SnapshotError says what did not."""
     if len(data) > MANIFEST_BYTES_MAX:
         raise SnapshotError("the manifest is too large")
-    body = data[_BODY_START:-1]
-    if not hmac.compare_digest(data, b'{"mac":"' + _mac(body, manifest_key) + b'","manifest":' + body + b"}"):
+    two = data[_MAC_END : _MAC_END + 1] == b","
+    body = data[_BODY_START + _MAC_AND_COMMA * two : -1]
+    macs = _mac(body, manifest_key)
+    if two:  # the other one is for readers with the other version of the root secret, and cannot be checked here
+        first, second = data[_MAC_START:_MAC_END], data[_MAC_START + _MAC_AND_COMMA : _MAC_END + _MAC_AND_COMMA]
+        macs = first + b"," + macs if hmac.compare_digest(second, macs) else macs + b"," + second
+    if not hmac.compare_digest(data, _framed(macs, body)):
         raise SnapshotError("the manifest is not signed by this deployment's root secret")
     manifest = _manifest(body)
     if manifest.environment != environment:
@@ -290,6 +299,10 @@ def _manifest(body: bytes) -> Manifest:
     if kinds != ([str, int, int, int, str], *([str, int, str, int] for _ in parts)):
         raise SnapshotError("the manifest has a field of the wrong type")
     return Manifest(*fields, *parts)
+
+
+def _framed(macs: bytes, body: bytes) -> bytes:
+    return b'{"mac":"' + macs + b'","manifest":' + body + b"}"
 
 
 def _mac(body: bytes, manifest_key: bytes) -> bytes:

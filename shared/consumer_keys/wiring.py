@@ -7,18 +7,19 @@ import threading
 import time
 from collections.abc import Callable
 from functools import cached_property, lru_cache
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from consumer_keys import config, log, operators, snapshot_base, web
 from consumer_keys.cloud.cos import Bucket
 from consumer_keys.cloud.kms import Kms
 from consumer_keys.cloud.ssm import Ssm
 from consumer_keys.errors import CloudFailure, Problem, Unavailable
-from consumer_keys.keytext import derive_key
 from consumer_keys.model import Caller
 from consumer_keys.publish import Publisher, quietly
+from consumer_keys.roots import Alive, RootKeys, RootNeeded, Roots
 from consumer_keys.store.change import Change
 from consumer_keys.store.database import Database
+from consumer_keys.store.reads import Reads
 from consumer_keys.throttle import FailureLimit
 from consumer_keys.vault import DataKey, Place, Vault
 
@@ -27,17 +28,11 @@ ROOT_BYTES = 32
 _T = TypeVar("_T")
 
 
-class RootKeys:
-    """The keys that are derived from the root secret, one per purpose."""
+class _KnowsAlive(Protocol):
+    """A transaction of any kind."""
 
-    def __init__(self, root_secret: bytes) -> None:
-        if len(root_secret) != ROOT_BYTES:
-            raise config.ConfigError(f"the root secret has {len(root_secret)} bytes, {ROOT_BYTES} are needed")
-        self.lookup_key = derive_key(root_secret, "lookup")
-        self.manifest_key = derive_key(root_secret, "manifest")
-        self.cursor_key = derive_key(root_secret, "cursor")
-        self.operator_key = derive_key(root_secret, "operator")
-        self.audit_key = derive_key(root_secret, "audit-head")
+    def alive(self, default: str) -> Alive:
+        """The versions of the root secret that are in force."""
 
 
 class Services:
@@ -51,7 +46,7 @@ class Services:
         self.key_vault = self._vault("values", settings.kms_key_id)
         self.operator_vault = self._vault("operators", settings.kms_operator_key_id)
         self.failures = FailureLimit(settings.auth_failures_per_minute, time.monotonic)
-        self._root: RootKeys | None = None
+        self._root_keys: dict[str, RootKeys] = {}
         self._lock = threading.Lock()
 
     def now_ms(self) -> int:
@@ -60,29 +55,62 @@ class Services:
 
     @property
     def root(self) -> RootKeys:
-        """The derived keys. Raises Unavailable while the root secret cannot be read."""
+        """The keys of the present version of the root secret. Raises Unavailable while it cannot be read."""
+        return self.read(self.roots).present
+
+    def root_keys(self, version: str) -> RootKeys:
+        """The keys of a version of the root secret. Raises Gone without such a version, and Unavailable."""
         with self._lock:
-            if self._root is None:
-                name, version = self.settings.root_secret_name, self.settings.root_secret_version
-                try:
-                    self._root = RootKeys(self.ssm.secret_value(name, version))
-                except CloudFailure as failure:  # its code would speak of a credential that the caller named
-                    details = failure.service, failure.action, failure.cloud_code
-                    raise Unavailable("DependencyUnavailable", *details) from None
-            return self._root
+            if version not in self._root_keys:
+                secret = self.ssm.secret_value(self.settings.root_secret_name, version)
+                if len(secret) != ROOT_BYTES:
+                    raise config.ConfigError(f"the root secret has {len(secret)} bytes, {ROOT_BYTES} are needed")
+                self._root_keys[version] = RootKeys(secret)
+            return self._root_keys[version]
+
+    def roots(self, db: _KnowsAlive) -> Roots:
+        """The keys of every version of the root secret that is alive in this transaction, which `keyed` must run."""
+        alive = db.alive(self.settings.root_secret_version)
+        for version in alive.newest_first:
+            if version not in self._root_keys:
+                raise RootNeeded(version)
+        known = self._root_keys
+        return Roots(known[alive.present], None if alive.coming is None else known[alive.coming])
+
+    def keyed(self, transaction: Callable[[], _T]) -> _T:
+        """Runs a transaction that asks for `roots`; again after it met a version that has not been read yet.
+
+        So no transaction waits for SSM, and none works with versions that are out of date. Raises Unavailable.
+        """
+        while True:
+            try:
+                return transaction()
+            except RootNeeded as needed:
+                self._manifest_key(needed.version)
+
+    def read(self, work: Callable[[Reads], _T]) -> _T:
+        """`Database.read` for work that asks for `roots`."""
+        return self.keyed(lambda: self.store.read(work))
+
+    def _manifest_key(self, version: str) -> bytes:
+        try:
+            return self.root_keys(version).manifest_key
+        except CloudFailure as failure:  # its code would speak of a credential that the caller named
+            details = failure.service, failure.action, failure.cloud_code
+            raise Unavailable("DependencyUnavailable", *details) from None
 
     @cached_property
     def publisher(self) -> Publisher:
         """Publishes the snapshot."""
         return Publisher(
             self.store, self.bucket, snapshot_base.build, prefix=self.settings.snapshot_prefix,
-            environment=self.settings.environment, manifest_key=self.root.manifest_key,
+            environment=self.settings.environment, manifest_key=self._manifest_key,
             root_version=self.settings.root_secret_version, now_ms=self.now_ms, sleep=time.sleep,
         )  # fmt: skip
 
     def change(self, caller: Caller, work: Callable[[Change], _T]) -> _T:
         """Runs `work` in one transaction (`Database.change`); if it changed something, publishes, best effort."""
-        result, revision = self.store.change(caller, self.now_ms(), work)
+        result, revision = self.keyed(lambda: self.store.change(caller, self.now_ms(), work))
         if revision is not None:
             self.publish_after(revision)
         return result

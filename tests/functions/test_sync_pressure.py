@@ -51,7 +51,7 @@ def many_kms_keys(api: Api, count: int) -> None:
                     "sync_status": "Success", "sync_checked_at": now, "sync_next_at": now + 1,
                 }
             )  # fmt: skip
-            db.add_value(key_id, lookup_digest(services.root.lookup_key, "default", content(number).encode()))
+            db.add_value(key_id, services.roots(db).lookup("default", content(number).encode()))
             db.audit("key.create", "default", key_id, None)
 
     for number in range(count):

@@ -19,8 +19,8 @@ class PointerFirst(Publisher):
     def _upload(self, what: str, named: Part, data: bytes, content_type: str) -> None:
         self.__dict__.setdefault("later", []).append((what, named, data, content_type))
 
-    def _point(self, turn: Any, outcome: Outcome, base: Part, overlay: Part) -> None:
-        super()._point(turn, outcome, base, overlay)
+    def _point(self, turn: Any, outcome: Outcome, base: Part, overlay: Part, versions: Any) -> None:
+        super()._point(turn, outcome, base, overlay, versions)
         for upload in self.__dict__.pop("later", []):
             super()._upload(*upload)
 

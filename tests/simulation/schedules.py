@@ -19,6 +19,7 @@ from consumer_keys.errors import CloudFailure
 from consumer_keys.follow import Pace
 from consumer_keys.operators import system_caller
 from consumer_keys.publish import PublicationRefused, Publisher, quietly
+from consumer_keys.roots import Digests, Roots
 from consumer_keys.snapshot import POINTER
 from consumer_keys.snapshot_cache import SnapshotCache
 from consumer_keys.store.change import Change
@@ -48,7 +49,8 @@ SETTINGS = SimpleNamespace(
     key_prefix="ck", credential_cache_seconds=300.0, ssm_requests_per_second=1000.0, audit_prefix="audit/",
     environment=ENVIRONMENT, root_secret_version="v1",
 )  # fmt: skip
-ROOT = SimpleNamespace(lookup_key=LOOKUP_KEY, operator_key=b"o" * 32, audit_key=b"a" * 32)
+KEYS_OF_ROOT: Any = SimpleNamespace(lookup_key=LOOKUP_KEY, operator_key=b"o" * 32, audit_key=b"a" * 32)
+ROOTS = Roots(KEYS_OF_ROOT, None)
 
 
 def bulk(world: World, rng: random.Random) -> None:
@@ -169,7 +171,7 @@ class History:
             elif kind == 2:
                 db.update_key(key_id, consumer_id=bound)
             else:
-                db.add_value(key_id, digest)
+                db.add_value(key_id, Digests(digest, None))
             db.audit("key.update", GATEWAY, key_id, None)
 
         try:
@@ -200,8 +202,10 @@ class History:
             world.step("ssm")
             return world.credential
 
+        store = Store(world)
         return SimpleNamespace(
-            store=Store(world), bucket=Bucket(world), publisher=publisher, settings=SETTINGS, root=ROOT,
+            store=store, bucket=Bucket(world), publisher=publisher, settings=SETTINGS, read=store.snapshot,
+            roots=lambda _db: ROOTS, root_keys=lambda _version: KEYS_OF_ROOT, keyed=lambda attempt: attempt(),
             ssm=SimpleNamespace(secret_value=secret_value), now_ms=lambda: world.now_ms + task.clock_offset_ms,
         )  # fmt: skip
 

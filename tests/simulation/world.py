@@ -22,6 +22,7 @@ from consumer_keys.keytext import lookup_digest
 from consumer_keys.model import Caller
 from consumer_keys.operators import system_caller
 from consumer_keys.publish import Publisher
+from consumer_keys.roots import Digests
 from consumer_keys.snapshot import POINTER, unpack_consumer, unpack_key
 from consumer_keys.snapshot_base import Base
 from consumer_keys.snapshot_cache import Snapshot, SnapshotCache
@@ -138,7 +139,7 @@ class World:
             key_id, consumer_id = f"secret-{number:014x}", f"consumer-{number % CONSUMERS + 1:014x}"
             names = {"key_id": key_id, "name": f"key-{number}", "generation": "Custom", "consumer_id": consumer_id}
             db.insert_key({**same, **names})
-            db.add_value(key_id, bytes([number]) * 32)
+            db.add_value(key_id, Digests(bytes([number]) * 32, None))
         db.insert_key(
             {
                 **same, "key_id": KMS_KEY, "name": "kms", "generation": "KMS", "credential_name": "cred",
@@ -147,7 +148,7 @@ class World:
             }
         )  # fmt: skip
         db.audit("key.create", GATEWAY, KMS_KEY, None)
-        db.add_value(KMS_KEY, lookup_digest(LOOKUP_KEY, GATEWAY, self.credential))
+        db.add_value(KMS_KEY, Digests(lookup_digest(LOOKUP_KEY, GATEWAY, self.credential), None))
 
     # Steps
 
@@ -409,5 +410,6 @@ def publisher_of(world: World, task: Task | None, kind: type[Publisher] = Publis
 
     return kind(
         cast(Any, Store(world)), Bucket(world), snapshot_base.build, prefix=PREFIX, environment=ENVIRONMENT,
-        manifest_key=MANIFEST_KEY, root_version="v1", now_ms=lambda: world.now_ms + offset, sleep=sleep,
+        manifest_key=lambda _version: MANIFEST_KEY, root_version="v1",
+        now_ms=lambda: world.now_ms + offset, sleep=sleep,
     )  # fmt: skip

@@ -227,7 +227,7 @@ SEALED = seal(HEAD, KEY)
 
 
 def test_a_head_comes_back_as_it_was_signed() -> None:
-    assert open_head(SEALED, {"v0": b"x" * 32, "v1": KEY}, ENVIRONMENT) == HEAD
+    assert open_head(SEALED, {"v0": b"x" * 32, "v1": KEY}.get, ENVIRONMENT) == HEAD
 
 
 def test_no_bit_of_a_head_can_be_changed_and_no_byte_removed_or_added() -> None:
@@ -235,21 +235,21 @@ def test_no_bit_of_a_head_can_be_changed_and_no_byte_removed_or_added() -> None:
         flipped = bytearray(SEALED)
         flipped[bit // 8] ^= 1 << bit % 8
         with suppress(HeadError):  # or it names a root secret that nobody has
-            assert open_head(bytes(flipped), {"v1": KEY}, ENVIRONMENT) is None, bit
+            assert open_head(bytes(flipped), {"v1": KEY}.get, ENVIRONMENT) is None, bit
     for length in range(len(SEALED)):
         with pytest.raises(HeadError):
-            open_head(SEALED[:length], {"v1": KEY}, ENVIRONMENT)
+            open_head(SEALED[:length], {"v1": KEY}.get, ENVIRONMENT)
     for data in (SEALED + b" ", b" " + SEALED, SEALED * 2, b"", b"null", b"[" * 5000, b'{"head":1}'):
         with pytest.raises(HeadError):
-            open_head(data, {"v1": KEY}, ENVIRONMENT)
+            open_head(data, {"v1": KEY}.get, ENVIRONMENT)
 
 
 def test_a_head_of_another_deployment_is_refused() -> None:
     with pytest.raises(HeadError, match="root secret"):
-        open_head(seal(HEAD, b"k" * 32), {"v1": KEY}, ENVIRONMENT)
+        open_head(seal(HEAD, b"k" * 32), {"v1": KEY}.get, ENVIRONMENT)
     with pytest.raises(HeadError, match="environment"):
-        open_head(SEALED, {"v1": KEY}, "staging")
+        open_head(SEALED, {"v1": KEY}.get, "staging")
 
 
 def test_a_head_under_a_root_secret_that_is_gone_proves_nothing_and_is_no_error() -> None:
-    assert open_head(SEALED, {"v2": KEY}, ENVIRONMENT) is None
+    assert open_head(SEALED, {"v2": KEY}.get, ENVIRONMENT) is None

@@ -33,7 +33,7 @@ def page(
         asked.append(after)
         return _Found([], 5, last)
 
-    return list_page(key, kind, gateway, given_now, query, now_ms), asked[0]
+    return list_page((key,), kind, gateway, given_now, query, now_ms), asked[0]
 
 
 def cursor_of(given_now: Page = ListKeys()) -> str:  # noqa: B008 - frozen

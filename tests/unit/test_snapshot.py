@@ -322,6 +322,34 @@ def test_every_flipped_bit_of_a_manifest_is_refused() -> None:
             opened(data)
 
 
+@given(manifests, st.lists(st.binary(min_size=32, max_size=32), min_size=3, max_size=3, unique=True))
+def test_a_manifest_under_two_keys_opens_with_either_and_with_no_other(manifest: Manifest, keys: list[bytes]) -> None:
+    data = seal_manifest(manifest, *keys[:2])
+    for key in keys[:2]:
+        assert opened(data, manifest_key=key, environment=manifest.environment) == manifest
+    with pytest.raises(SnapshotError, match="signed"):
+        opened(data, manifest_key=keys[2], environment=manifest.environment)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_under_two_keys_only_the_mac_for_the_other_readers_may_differ(place: int) -> None:
+    keys = [b"other-key" * 4] * 2
+    keys[place] = KEY
+    data = seal_manifest(MANIFEST, *keys)
+    start = len('{"mac":"') + 65 * (1 - place)
+    for number, flipped in enumerate(each_flip(data)):
+        if start <= number // 8 < start + 64:
+            assert opened(flipped) == MANIFEST, "it is not this reader's"
+        else:
+            with pytest.raises(SnapshotError):
+                opened(flipped)
+    macs = data[len('{"mac":"') : data.index(b'","manifest"')].split(b",")
+    longer = data.replace(b",".join(macs), b",".join([*macs, macs[place]]))
+    for forged in (longer, data + b" ", *(data[:cut] for cut in range(len(data)))):
+        with pytest.raises(SnapshotError):
+            opened(forged)
+
+
 def test_a_cut_or_longer_manifest_is_refused_at_every_length() -> None:
     data = seal_manifest(MANIFEST, KEY)
     for length in range(len(data)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from typing import Any
 
 from consumer_keys.cloud.service import ATTEMPTS, RoleCredential, Service
@@ -46,3 +46,13 @@ class Ssm(Service):
         if reply.get("SecretBinary"):
             return b64decode(reply["SecretBinary"])
         return str(reply.get("SecretString") or "").encode()
+
+    def add_version(self, name: str, version: str, content: bytes) -> None:
+        """A further version of a secret. Raises Unavailable, also when there is one of this name."""
+        from tencentcloud.common.exception.tencent_cloud_sdk_exception import TencentCloudSDKException
+
+        action, text = "PutSecretValue", b64encode(content).decode()
+        try:
+            self.call(action, attempts=1, SecretName=name, VersionId=version, SecretBinary=text)
+        except TencentCloudSDKException as error:
+            raise Unavailable("DependencyUnavailable", self.name, action, str(error.code)) from None

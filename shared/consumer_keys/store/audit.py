@@ -10,8 +10,10 @@ import sqlalchemy as sa
 
 from consumer_keys.audit_chain import Entry
 from consumer_keys.model import AuditEntry, timestamp
+from consumer_keys.roots import Alive
 from consumer_keys.store import dialect
 from consumer_keys.store.key_lists import Page
+from consumer_keys.store.reads import alive
 from consumer_keys.store.schema import audit as a
 from consumer_keys.store.schema import deployment
 
@@ -21,6 +23,10 @@ class AuditLog:
 
     def __init__(self, connection: sa.Connection) -> None:
         self.connection = connection
+
+    def alive(self, default: str) -> Alive:
+        """The versions of the root secret that are in force."""
+        return alive(self.connection, default)
 
     def counted(self) -> tuple[int, bytes]:
         """(sequence, hash) of the last row, as the deployment row counts it."""

@@ -12,9 +12,11 @@ from consumer_keys.audit_chain import Entry, entry_hash
 from consumer_keys.errors import Problem, Replayed
 from consumer_keys.fields import AUDIT_ACTIONS
 from consumer_keys.model import Caller, Consumer, Group, Key, Resource
+from consumer_keys.roots import Digests
 from consumer_keys.snapshot import id_bytes
 from consumer_keys.store.key_facets import move_key
-from consumer_keys.store.reads import Reads
+from consumer_keys.store.reads import has_digest
+from consumer_keys.store.rotation import RootRows
 from consumer_keys.store.schema import (
     audit,
     changes,
@@ -40,7 +42,7 @@ SIGNATURE_MS = 600_000
 SIGNATURE_REPEAT_MS = 2_000
 
 
-class Change(Reads):
+class Change(RootRows):
     """One change to the deployment. Its revision is taken at the first write; without a write there is none."""
 
     def __init__(self, connection: sa.Connection, caller: Caller, now_ms: int) -> None:
@@ -123,53 +125,55 @@ class Change(Reads):
             before = self.connection.execute(_FACET_OF, {"of_key": key_id}).mappings().one()
             stamps["facet_id"] = move_key(self.connection, before["facet_id"], {**before, **values})
         self.connection.execute(sa.update(k).where(k.c.key_id == key_id).values(**stamps, **values))
-        digests = self.connection.execute(sa.select(key_values.c.digest).where(key_values.c.key_id == key_id))
-        for digest in digests.scalars().all():
-            self._touch("value", bytes(digest))
+        self._touch_values(key_values.c.key_id == key_id)
 
     def delete_key(self, key_id: str) -> None:
         """Removes a key and its values."""
-        digests = self.connection.execute(sa.select(key_values.c.digest).where(key_values.c.key_id == key_id))
-        for digest in digests.scalars().all():
-            self.remove_value(bytes(digest))
+        for digest in self.values_of(key_id):
+            self.remove_value(digest)
         before = self.connection.execute(_FACET_OF, {"of_key": key_id}).mappings().one()
         move_key(self.connection, before["facet_id"], None)
         self.connection.execute(sa.delete(k).where(k.c.key_id == key_id))
 
     def add_value(
-        self, key_id: str, digest: bytes, sealed: bytes | None = None, data_key_id: str | None = None
+        self, key_id: str, digests: Digests, sealed: bytes | None = None, data_key_id: str | None = None
     ) -> None:
         """A value that the key accepts from now on. Raises ValueInUse."""
-        if self.digest_owner(digest) is not None:
+        state = self.root_state()
+        if (state.coming is None) != (digests.coming is None):
+            raise RuntimeError("a value needs a digest under each version of the root secret that is alive")
+        if self.digest_owner(*digests) is not None:
             raise Problem("ValueInUse")
         self.connection.execute(
             sa.insert(key_values).values(
-                digest=digest, key_id=key_id, sealed=sealed, data_key_id=data_key_id, created_at=self.now_ms
+                digest=digests.present, coming_digest=digests.coming, root_generation=state.generation,
+                key_id=key_id, sealed=sealed, data_key_id=data_key_id, created_at=self.now_ms,
             )
-        )
+        )  # fmt: skip
         self._count_entries(+1)
-        self._touch("value", digest)
+        self._touch_values(key_values.c.digest == digests.present)
 
     def end_value(self, digest: bytes, ends_at: int | None) -> None:
         """Sets or clears the time (ms) after which a value is refused."""
-        before = self._lasting(digest)
-        self.connection.execute(sa.update(key_values).where(key_values.c.digest == digest).values(ends_at=ends_at))
-        self._count_entries(self._lasting(digest) - before)
-        self._touch("value", digest)
+        self._update_value(key_values.c.digest == digest, ends_at=ends_at)
 
-    def move_value(self, digest: bytes, key_id: str) -> None:
+    def move_value(self, digests: Digests, key_id: str) -> None:
         """Another key accepts this value from now on, without an end; its former one does no longer."""
-        before = self._lasting(digest)
-        moved = sa.update(key_values).where(key_values.c.digest == digest)
-        self.connection.execute(moved.values(key_id=key_id, ends_at=None, created_at=self.now_ms))
-        self._count_entries(self._lasting(digest) - before)
-        self._touch("value", digest)
+        self._update_value(has_digest(digests), key_id=key_id, ends_at=None, created_at=self.now_ms)
+
+    def complete_value(self, digests: Digests) -> None:
+        """A value that has no digest under the coming version of the root secret yet is given it."""
+        if digests.coming is None:
+            return
+        bare = (key_values.c.digest == digests.present, key_values.c.coming_digest.is_(None))
+        self.connection.execute(sa.update(key_values).where(*bare).values(coming_digest=digests.coming))
+        self._touch_values(key_values.c.digest == digests.present)
 
     def remove_value(self, digest: bytes) -> None:
         """The key accepts this value no longer."""
-        self._count_entries(-self._lasting(digest))
+        self._count_entries(-self._lasting(key_values.c.digest == digest))
+        self._touch_values(key_values.c.digest == digest)
         self.connection.execute(sa.delete(key_values).where(key_values.c.digest == digest))
-        self._touch("value", digest)
 
     def insert_consumer(self, values: dict[str, Any]) -> None:
         """A new consumer."""
@@ -236,6 +240,11 @@ class Change(Reads):
         """A wrapped data key."""
         self.connection.execute(sa.insert(data_keys).values(created_at=self.now_ms, **values))
 
+    def set_root(self, **values: Any) -> None:
+        """Goes on with the rotation of the root secret: columns of the deployment."""
+        self.connection.execute(sa.update(deployment).values(**values))
+        self.revision  # noqa: B018 - the pointer and the operators in the overlay follow
+
     def add_operator(self, values: dict[str, Any]) -> None:
         """A new operator; the revision makes the snapshot take it over."""
         self.connection.execute(sa.insert(operators).values(created_at=self.now_ms, **values))
@@ -259,7 +268,8 @@ class Change(Reads):
         if ends_at <= self.now_ms:
             self.connection.execute(sa.delete(former_secrets).where(mine))
             return
-        kept = {name: operator[name] for name in ("digest", "secret_id", "sealed", "data_key_id")}
+        names = ("digest", "coming_digest", "secret_id", "sealed", "data_key_id")
+        kept = {name: operator[name] for name in names}
         self.connection.execute(sa.insert(former_secrets).values(ends_at=ends_at, **kept))
 
     def count_reveal(self) -> None:
@@ -298,9 +308,23 @@ class Change(Reads):
         if updated.rowcount == 0:
             self.connection.execute(sa.insert(changes).values(kind=kind, ref=ref, revision=self.revision))
 
-    def _lasting(self, digest: bytes) -> int:
+    def _touch_values(self, which: sa.ColumnElement[bool]) -> None:
+        """Every entry that these values have in the snapshot: one per version of the root secret."""
+        query = sa.select(key_values.c.digest, key_values.c.coming_digest).where(which)
+        for row in self.connection.execute(query).all():
+            for digest in row:
+                if digest is not None:
+                    self._touch("value", bytes(digest))
+
+    def _update_value(self, which: sa.ColumnElement[bool], **values: Any) -> None:
+        before = self._lasting(which)
+        self.connection.execute(sa.update(key_values).where(which).values(**values))
+        self._count_entries(self._lasting(which) - before)
+        self._touch_values(which)
+
+    def _lasting(self, which: sa.ColumnElement[bool]) -> int:
         """1 for a value that is accepted without an end, else 0."""
-        query = sa.select(key_values.c.digest).where(key_values.c.digest == digest, key_values.c.ends_at.is_(None))
+        query = sa.select(key_values.c.digest).where(which, key_values.c.ends_at.is_(None))
         return int(self.connection.execute(query).first() is not None)
 
     def _touch_consumers(self, consumer_ids: Iterable[str]) -> None:

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from consumer_keys.roots import Alive
 from consumer_keys.snapshot import ConsumerRecord, KeyRecord, OperatorRecord, Part, id_bytes
 from consumer_keys.store import dialect
 from consumer_keys.store.reads import KmsKey, split_gateways
+from consumer_keys.store.rotation import RootRows
 from consumer_keys.store.schema import changes, deployment, former_secrets, key_values, leases, operators, publications
 from consumer_keys.store.schema import consumer_groups as g
 from consumer_keys.store.schema import consumer_keys as k
@@ -25,7 +27,10 @@ UNRECORDED = -1  # the revision of a publication that was begun and not (yet) re
 
 
 class Published(NamedTuple):
-    """What the database knows of the last publication, beside its own state."""
+    """What the database knows of the last publication, beside its own state.
+
+    `base_is_old`: no publication may build upon the base any longer.
+    """
 
     revision: int
     entry_count: int
@@ -34,17 +39,30 @@ class Published(NamedTuple):
     published_count: int
     base: Part | None
     base_revision: int
+    root_version: str | None
+    root_coming: str | None
+    root_complete: int
+    base_is_old: bool
+
+    def alive(self, default: str) -> Alive:
+        """The versions of the root secret that are in force."""
+        return Alive(self.root_version or default, self.root_coming)
+
+    def readers(self, default: str) -> tuple[str, ...]:
+        """The versions whose readers find every value in a base that is built now."""
+        return self.alive(default).newest_first if self.root_complete else (self.root_version or default,)
 
 
-class SnapshotReads(SealedRows):
+class SnapshotReads(SealedRows, RootRows):
     """Everything that a snapshot holds, in one consistent state."""
 
     def published(self) -> Published:
         """The counters."""
         row = self.status()
         base = None if row["base"] is None else Part(**json.loads(row["base"]))
-        names = [name for name in Published._fields if name != "base"]
-        return Published(base=base, **{name: row[name] for name in names})
+        names = [name for name in Published._fields if name not in ("base", "base_is_old")]
+        old = row["base_revision"] < row["base_floor"]
+        return Published(base=base, base_is_old=old, **{name: row[name] for name in names})
 
     def holds_lease(self, name: str, token: int, now_ms: int) -> bool:
         """Whether the lease claimed with this token is still running."""
@@ -73,7 +91,19 @@ class SnapshotReads(SealedRows):
             .where(changes.c.kind == "value", changes.c.revision > after_revision)
         )
         rows = self.connection.execute(query)
-        return {bytes(row.ref): None if row.key_id is None else _record(row) for row in rows}
+        found = {bytes(row.ref): None if row.key_id is None else _record(row) for row in rows}
+        if self.root_state().coming is not None:
+            coming = (
+                sa.select(changes.c.ref, *_RECORD)
+                .select_from(
+                    changes.join(key_values, key_values.c.coming_digest == changes.c.ref).join(
+                        k, k.c.key_id == key_values.c.key_id
+                    )
+                )
+                .where(changes.c.kind == "value", changes.c.revision > after_revision)
+            )
+            found |= {bytes(row.ref): _record(row) for row in self.connection.execute(coming)}
+        return found
 
     def changed_consumers(self, after_revision: int) -> dict[bytes, ConsumerRecord | None]:
         """Changed consumers; None for one that is gone."""
@@ -88,11 +118,12 @@ class SnapshotReads(SealedRows):
 
     def all_keys(self) -> Iterator[tuple[bytes, KeyRecord]]:
         """Every digest in ascending order, without holding them all in memory."""
-        query = (
-            sa.select(key_values.c.digest.label("ref"), *_RECORD)
-            .select_from(key_values.join(k, k.c.key_id == key_values.c.key_id))
-            .order_by(key_values.c.digest)
-        )
+        values = key_values.join(k, k.c.key_id == key_values.c.key_id)
+        query: Any = sa.select(key_values.c.digest.label("ref"), *_RECORD).select_from(values)
+        if self.root_state().coming is not None:
+            coming = sa.select(key_values.c.coming_digest.label("ref"), *_RECORD).select_from(values)
+            query = query.union_all(coming.where(key_values.c.coming_digest.is_not(None)))
+        query = query.order_by(sa.text("ref"))
         with dialect.streamed(self.connection, query) as rows:
             for row in rows:
                 yield bytes(row.ref), _record(row)
@@ -106,10 +137,10 @@ class SnapshotReads(SealedRows):
         """Every operator who may ask /verify, by the digest of each secret, former ones with their end."""
         rows = [*self.connection.execute(_FORMER_OPERATORS), *self.connection.execute(_OPERATORS)]
         return {
-            bytes(row.digest): OperatorRecord(
-                row.secret_id, row.role, split_gateways(row.gateways), row.ends_at // 1000
-            )
+            bytes(digest): OperatorRecord(row.secret_id, row.role, split_gateways(row.gateways), row.ends_at // 1000)
             for row in rows
+            for digest in (row.digest, row.coming_digest)
+            if digest is not None
         }
 
     def due_kms_keys(self, now_ms: int, longest_wait_ms: int, limit: int) -> list[KmsKey]:
@@ -300,8 +331,8 @@ def _due(now_ms: int, longest_wait_ms: int) -> tuple[sa.ColumnElement[bool], ...
 
 _OPERATORS = sa.select(operators, sa.literal(0).label("ends_at")).where(operators.c.status == "Enable")
 _FORMER_OPERATORS = (
-    sa.select(former_secrets.c.digest, former_secrets.c.ends_at, operators.c.role, operators.c.gateways)
-    .add_columns(operators.c.secret_id)
+    sa.select(former_secrets.c.digest, former_secrets.c.coming_digest, former_secrets.c.ends_at)
+    .add_columns(operators.c.secret_id, operators.c.role, operators.c.gateways)
     .join(operators, operators.c.secret_id == former_secrets.c.secret_id)
     .where(operators.c.status == "Enable")
 )

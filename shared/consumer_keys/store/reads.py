@@ -16,6 +16,7 @@ from consumer_keys.model import (
     Resource,
     timestamp,
 )
+from consumer_keys.roots import Alive
 from consumer_keys.store.dialect import contains
 from consumer_keys.store.key_lists import KeyLists, Page
 from consumer_keys.store.schema import (
@@ -154,9 +155,13 @@ class Reads(KeyLists):
         sealed: bytes = self.connection.execute(query).scalar_one()
         return bytes(sealed)
 
-    def digest_owner(self, digest: bytes) -> str | None:
-        """The id of the key that accepts this digest."""
-        return self.connection.execute(sa.select(key_values.c.key_id).where(key_values.c.digest == digest)).scalar()
+    def alive(self, default: str) -> Alive:
+        """The versions of the root secret that are in force; `default` until it is rotated for the first time."""
+        return alive(self.connection, default)
+
+    def digest_owner(self, *digests: bytes | None) -> str | None:
+        """The id of the key that accepts a value, by its digests under the versions that are alive."""
+        return self.connection.execute(sa.select(key_values.c.key_id).where(has_digest(digests))).scalar()
 
     def kms_key(self, key_id: str) -> KmsKey | None:
         """A KMS key; None when there is none, or the key is of another kind."""
@@ -210,9 +215,7 @@ class Reads(KeyLists):
         latest = sa.select(sa.func.max(former_secrets.c.ends_at)).where(
             former_secrets.c.secret_id == operators.c.secret_id
         )
-        names = ("secret_id", "name", "role", "gateways", "status", "created_at", "digest", "sealed", "data_key_id")
-        columns = [operators.c[name] for name in names]
-        query = sa.select(*columns, latest.scalar_subquery().label("former_ends_at")).order_by(operators.c.name)
+        query = sa.select(operators, latest.scalar_subquery().label("former_ends_at")).order_by(operators.c.name)
         return [dict(row) for row in self.connection.execute(query).mappings()]
 
     def reveals_since(self, actor: str, since_ms: int) -> list[int]:
@@ -253,7 +256,19 @@ class Reads(KeyLists):
 
 # Read in every transaction: SQLAlchemy works out a statement's cache key once for a statement that is kept.
 _STATUS = sa.select(deployment)
+_ALIVE = sa.select(deployment.c.root_version, deployment.c.root_coming)
 _LEASE_TOKEN = sa.select(leases.c.token).where(leases.c.name == sa.bindparam("lease"))
+
+
+def alive(connection: sa.Connection, default: str) -> Alive:
+    """`Reads.alive` for any connection."""
+    version, coming = connection.execute(_ALIVE).one()
+    return Alive(version or default, coming)
+
+
+def has_digest(digests: Iterable[bytes | None]) -> sa.ColumnElement[bool]:
+    """Whether a row of key_values is that of the value with these digests."""
+    return key_values.c.digest.in_([digest for digest in digests if digest is not None])
 
 
 def _operator(row: Any) -> Operator:

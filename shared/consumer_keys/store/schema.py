@@ -27,6 +27,14 @@ deployment = sa.Table(
     # The last row of the audit log; under the same lock, so that its rows are numbered and chained without a gap.
     sa.Column("audit_sequence", sa.BigInteger, nullable=False),
     sa.Column("audit_hash", octets(32), nullable=False),
+    # Versions of the root secret: the present one (NULL: as the settings say, it was never rotated) and the coming one.
+    sa.Column("root_version", text(64), nullable=True),
+    sa.Column("root_coming", text(64), nullable=True),
+    # How often it was rotated, and the revision at which every value had its coming digest (0: not yet).
+    sa.Column("root_generation", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("root_complete", sa.BigInteger, nullable=False, server_default="0"),
+    # A base that holds an older revision than this is not to be built upon.
+    sa.Column("base_floor", sa.BigInteger, nullable=False, server_default="0"),
 )
 
 leases = sa.Table(
@@ -139,6 +147,10 @@ key_values = sa.Table(
     metadata,
     # What a key accepts. A KMS key has its current content and, for the overlap, its former one.
     sa.Column("digest", octets(32), primary_key=True),
+    # The digest of the same value under the coming version of the root secret, and how often the secret had been
+    # rotated for `digest`: as often as the deployment says, or once more while a rotation is being finished.
+    sa.Column("coming_digest", octets(32), nullable=True),
+    sa.Column("root_generation", sa.Integer, nullable=False, server_default="0"),
     sa.Column("key_id", text(32), sa.ForeignKey("consumer_keys.key_id"), nullable=False),
     sa.Column("ends_at", sa.BigInteger, nullable=True),
     sa.Column("sealed", octets(1024), nullable=True),
@@ -147,6 +159,7 @@ key_values = sa.Table(
     sa.Index("ix_key_values_key", "key_id"),
     sa.Index("ix_key_values_ends", "ends_at"),
     sa.Index("ix_key_values_data_key", "data_key_id", "digest"),
+    sa.Index("ux_key_values_coming", "coming_digest", unique=True),
 )
 
 data_keys = sa.Table(
@@ -171,9 +184,11 @@ operators = sa.Table(
     sa.Column("gateways", text(2000), nullable=True),
     sa.Column("status", text(8), nullable=False),
     sa.Column("digest", octets(32), nullable=False, unique=True),
+    sa.Column("coming_digest", octets(32), nullable=True),
     sa.Column("sealed", octets(1024), nullable=False),
     sa.Column("data_key_id", text(32), sa.ForeignKey("data_keys.data_key_id"), nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Index("ux_operators_coming", "coming_digest", unique=True),
 )
 
 changes = sa.Table(
@@ -241,11 +256,13 @@ former_secrets = sa.Table(
     metadata,
     # What an operator's secret was before it was rotated, for as long as it is still accepted.
     sa.Column("digest", octets(32), primary_key=True),
+    sa.Column("coming_digest", octets(32), nullable=True),
     sa.Column("secret_id", text(64), sa.ForeignKey("operators.secret_id"), nullable=False),
     sa.Column("sealed", octets(1024), nullable=False),
     sa.Column("data_key_id", text(32), sa.ForeignKey("data_keys.data_key_id"), nullable=False),
     sa.Column("ends_at", sa.BigInteger, nullable=False),
     sa.Index("ix_former_secrets_operator", "secret_id"),
+    sa.Index("ux_former_secrets_coming", "coming_digest", unique=True),
 )
 
 reveals = sa.Table(

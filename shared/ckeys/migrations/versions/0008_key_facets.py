@@ -5,7 +5,7 @@ from alembic import op
 from sqlalchemy.dialects import mysql
 
 revision = "0008"
-down_revision = "0006"
+down_revision = "0007"
 
 _MYSQL = {"charset": "utf8mb4", "collation": "utf8mb4_bin"}
 _IDENTITY = "gateway_id, type, generation, creation_source, status"
