@@ -30,10 +30,10 @@ RINGS: dict[str, set[str]] = {
     "pure": {
         "cloud_api", "cloud_api.errors", "cloud_api.requests", "cloud_api.answers",
         "errors", "failpoints", "fields", "model", "keytext", "strength", "verdict", "signing", "snapshot", "access",
-        "presented", "roots", "paging", "tc3", "light_typing", "percent", "audit_chain",
+        "presented", "roots", "paging", "tc3", "light_typing", "percent", "audit_chain", "secret",
     },
     "edge": {
-        "store", "store.audit", "store.change", "store.database", "store.dialect", "store.publication", "store.reads",
+        "store", "store.audit", "store.change", "store.database", "store.dialect", "store.key_facets", "store.key_lists", "store.publication", "store.reads",
         "store.rotation", "store.schema", "store.sealed",
         "vault", "cloud", "cloud.service", "cloud.ssm", "cloud.kms", "cloud.scf", "cloud.cos",
         "web", "operation", "log", "config", "snapshot_cache", "snapshot_source", "snapshot_base",

@@ -56,7 +56,7 @@ def _reseal(
         for row in rows:
             place = _place(app, row)
             try:
-                anew.append((row, *vault.seal(place, vault.open(place, row.sealed))))
+                anew.append((row, *vault.seal(place, vault.open(place, row.sealed).reveal())))
             except SealBroken:
                 broken.append(row.owner_id)
         count += app.store.housekeeping("reseal", partial(_replace, anew=anew))

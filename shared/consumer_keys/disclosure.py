@@ -10,6 +10,7 @@ from typing import Any
 
 from consumer_keys.errors import invalid
 from consumer_keys.model import PublicKey
+from consumer_keys.secret import Secret
 
 ALGORITHMS = ["ECDH-ES", "A256GCM"]
 NEEDED = "is required: this deployment returns no value in clear, only as a JWE to a public key of yours"
@@ -28,9 +29,9 @@ class Disclosure:
         if reveal_to is not None:
             self._encrypted(b"")  # a point that is not on the curve shows only now
 
-    def members(self, value: str) -> dict[str, str]:
+    def members(self, value: Secret) -> dict[str, str]:
         """`{"value_jwe": ...}`, whose plaintext is the value, or `{"value": ...}`."""
-        return {"value": value} if self._to is None else {"value_jwe": self._encrypted(value.encode())}
+        return {"value": value.text()} if self._to is None else {"value_jwe": self._encrypted(value.reveal())}
 
     def _encrypted(self, plaintext: bytes) -> str:
         from joserfc import jwe

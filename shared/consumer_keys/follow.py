@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from consumer_keys.errors import CloudFailure, Gone, Problem, Unavailable
 from consumer_keys.keys import credential_fault
+from consumer_keys.secret import Secret
 
 if TYPE_CHECKING:
     from consumer_keys.model import Caller
@@ -55,12 +56,12 @@ class Credentials:
     def __init__(self, app: Services, pace: Pace) -> None:
         self._ssm, self._pace = app.ssm, pace
         self._step = 1 / app.settings.ssm_requests_per_second
-        self._seen: dict[tuple[str, str], bytes | CloudFailure] = {}
+        self._seen: dict[tuple[str, str], Secret | CloudFailure] = {}
         self.ends_at = pace.monotonic() + pace.seconds
         self._next_call, self._streak, self._backoff_left = 0.0, 0, pace.seconds / 4
         self.calls = self.retries = self.throttled = 0
 
-    def content(self, key: KmsKey) -> bytes | CloudFailure | None:
+    def content(self, key: KmsKey) -> Secret | CloudFailure | None:
         """The content or why there is none; None when the run's time is over."""
         name = (key.name, key.version)
         if name not in self._seen:
@@ -74,7 +75,7 @@ class Credentials:
         """Whether polling must stop."""
         return max(self._pace.monotonic(), self._next_call) >= self.ends_at
 
-    def _read(self, name: str, version: str) -> bytes | CloudFailure | None:
+    def _read(self, name: str, version: str) -> Secret | CloudFailure | None:
         found = self._call(name, version)
         if isinstance(found, Unavailable) and found.passing and self.retries + 1 <= RETRY_SHARE * self.calls:
             again = self._call(name, version)
@@ -83,7 +84,7 @@ class Credentials:
                 found = again
         return found
 
-    def _call(self, name: str, version: str) -> bytes | CloudFailure | None:
+    def _call(self, name: str, version: str) -> Secret | CloudFailure | None:
         now = self._pace.monotonic()
         at = max(now, self._next_call)
         if at >= self.ends_at:
@@ -93,7 +94,7 @@ class Credentials:
         self._next_call = at + self._step
         self.calls += 1
         try:
-            content: bytes = self._ssm.secret_value(name, version, attempts=1)
+            content: Secret = self._ssm.secret_value(name, version, attempts=1)
         except CloudFailure as failure:
             self._note(failure)
             return failure
@@ -116,7 +117,7 @@ class _Move(NamedTuple):
     """A key, and what its credential holds now."""
 
     key: KmsKey
-    content: bytes
+    content: Secret
 
 
 class Follower:
@@ -180,7 +181,7 @@ class Follower:
         self.count["ended_values"] += len(ended)
         self.count["ends_corrected"] += len(far)
 
-    def _current(self, key: KmsKey, content: bytes) -> bool:
+    def _current(self, key: KmsKey, content: Secret) -> bool:
         if self._roots is None:
             self._roots = self._app.read(self._app.roots)
         # With versions of the root secret that are out of date it looks new, and `_settle` finds that it is not.
@@ -195,7 +196,7 @@ class Follower:
         self.count["changed"] += taken or 0
         return taken is None
 
-    def _moves(self, key: KmsKey, content: bytes) -> list[_Move]:
+    def _moves(self, key: KmsKey, content: Secret) -> list[_Move]:
         """The key, and every key that must take over its own new content in the same change: they swap contents.
 
         A content belongs to the key whose credential holds it now. Raises ValueInUse when its present owner is no
@@ -207,7 +208,7 @@ class Follower:
             if owner_id is None or owner_id in [move.key.key_id for move in moves]:
                 return moves
             new = None if owner is None else self._credentials.content(owner)
-            if owner is None or not isinstance(new, bytes) or credential_fault(new, self._app.settings.key_prefix):
+            if owner is None or not isinstance(new, Secret) or credential_fault(new, self._app.settings.key_prefix):
                 raise Problem("ValueInUse")
             if new == moves[-1].content:
                 raise Problem("ValueInUse")
@@ -225,7 +226,7 @@ class Follower:
     def _settle(self, db: Change, moves: list[_Move]) -> int | None:
         """Writes what the keys accept now: how many contents are new. None when all of it had been done before."""
         now, taken, roots = self._app.now_ms(), 0, self._app.roots(db)
-        if any(db.operator_by_digest(roots.token(move.content.decode()).present, now) for move in moves):
+        if any(db.operator_by_digest(roots.token(move.content).present, now) for move in moves):
             raise Problem("ValueInUse")  # a secret that opens the management must never open the gateway
         # As they are now, under the lock; one may have been deleted meanwhile, or settled together with another.
         found = [(db.kms_key(move.key.key_id), roots.lookup(move.key.gateway_id, move.content)) for move in moves]

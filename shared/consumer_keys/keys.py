@@ -11,6 +11,7 @@ from consumer_keys.errors import CloudFailure, Problem, invalid
 from consumer_keys.keytext import MASK, foreign_fault, make_system_value, masked, new_id
 from consumer_keys.model import BindConsumer, Caller, CreateKey, Credential, Key, ListKeys, RevealKey, UpdateKey
 from consumer_keys.paging import list_page
+from consumer_keys.secret import Secret
 from consumer_keys.strength import weakness
 
 if TYPE_CHECKING:
@@ -23,11 +24,11 @@ class NewKey(NamedTuple):
     """A key that is made but not stored: `value` is what callers will present, `sealed` (bytes, data key id)."""
 
     key_id: str
-    value: bytes
+    value: Secret
     sealed: tuple[bytes | None, str | None]
 
 
-def create(app: Services, caller: Caller, gateway_id: str, given: CreateKey) -> tuple[Key, str | None]:
+def create(app: Services, caller: Caller, gateway_id: str, given: CreateKey) -> tuple[Key, Secret | None]:
     """The new key, and its value for System (this once). Raises NameInUse, ValueInUse, WeakValue, Credential*."""
     app.store.raise_if_replayed(caller, app.now_ms())
     new = prepare(app, gateway_id, given)
@@ -38,7 +39,7 @@ def create(app: Services, caller: Caller, gateway_id: str, given: CreateKey) -> 
         return key
 
     key = app.change(caller, work)
-    return key, new.value.decode() if given.generation == "System" else None
+    return key, new.value if given.generation == "System" else None
 
 
 def prepare(app: Services, gateway_id: str, given: CreateKey) -> NewKey:
@@ -47,7 +48,7 @@ def prepare(app: Services, gateway_id: str, given: CreateKey) -> NewKey:
     key_id = new_id("secret", os.urandom)
     sealed: tuple[bytes | None, str | None] = (None, None)
     if given.generation != "KMS":
-        sealed = app.key_vault.seal(app.place_of_key(gateway_id, key_id), value)
+        sealed = app.key_vault.seal(app.place_of_key(gateway_id, key_id), value.reveal())
     return NewKey(key_id, value, sealed)
 
 
@@ -58,12 +59,12 @@ def insert(app: Services, db: Change, gateway_id: str, given: CreateKey, new: Ne
             "key_id": new.key_id, "gateway_id": gateway_id, "name": given.name, "description": given.description,
             "type": given.type, "generation": given.generation, "status": given.status,
             # A KMS key keeps no part of its value, so its mask shows none.
-            "masked_value": MASK if given.generation == "KMS" else masked(new.value.decode()),
+            "masked_value": MASK if given.generation == "KMS" else masked(new.value.text()),
             **_credential_columns(given.credential, db.now_ms), **columns,
         }
     )  # fmt: skip
     roots = app.roots(db)
-    if db.operator_by_digest(roots.token(new.value.decode()).present, db.now_ms) is not None:
+    if db.operator_by_digest(roots.token(new.value).present, db.now_ms) is not None:
         raise Problem("ValueInUse")  # a secret that opens the management must never open the gateway
     db.add_value(new.key_id, roots.lookup(gateway_id, new.value), *new.sealed)
     key = db.key(gateway_id, new.key_id)
@@ -71,12 +72,12 @@ def insert(app: Services, db: Change, gateway_id: str, given: CreateKey, new: Ne
     return key
 
 
-def _value(app: Services, given: CreateKey) -> bytes:
+def _value(app: Services, given: CreateKey) -> Secret:
     prefix = app.settings.key_prefix
     if given.credential is not None:
         return read_credential(app, given.credential)
     if given.value is None:
-        return make_system_value(prefix, os.urandom).encode()
+        return Secret(make_system_value(prefix, os.urandom).encode())
     text = given.value.get_secret_value()
     fault = foreign_fault(text, prefix)
     if fault:
@@ -85,10 +86,10 @@ def _value(app: Services, given: CreateKey) -> bytes:
     if weak:
         problem = invalid("value", weak)
         raise Problem("WeakValue", problem.detail, errors=problem.errors)
-    return text.encode()
+    return Secret(text.encode())
 
 
-def read_credential(app: Services, credential: Credential) -> bytes:
+def read_credential(app: Services, credential: Credential) -> Secret:
     """The content of a credential, if it can be a key value. Raises Problem with the credential's own code."""
     root = app.settings.root_secret_name
     if not credential.name.startswith(app.settings.credential_prefix) or f"{credential.name}-".startswith(f"{root}-"):
@@ -103,10 +104,10 @@ def read_credential(app: Services, credential: Credential) -> bytes:
     return content
 
 
-def credential_fault(content: bytes, prefix: str) -> str | None:
+def credential_fault(content: Secret, prefix: str) -> str | None:
     """Why a credential's content cannot be a key value, or None."""
     try:
-        return foreign_fault(content.decode("ascii"), prefix)
+        return foreign_fault(content.reveal().decode("ascii"), prefix)
     except UnicodeDecodeError:
         return "may only contain letters, digits and - . _ ~ + / ="
 
@@ -223,7 +224,7 @@ def delete(app: Services, caller: Caller, gateway_id: str, key_id: str, *, dry_r
     return deletion.delete(app, caller, lambda db: db.key(gateway_id, key_id), blockers, remove, dry_run=dry_run)
 
 
-def reveal(app: Services, caller: Caller, gateway_id: str, key_id: str, given: RevealKey) -> str:
+def reveal(app: Services, caller: Caller, gateway_id: str, key_id: str, given: RevealKey) -> Secret:
     """The value of a System or Custom key. The audit row is committed before the value leaves.
 
     Raises RevealDisabled, RevealLimitExceeded, KeyNotFound and ManagedByKms.
@@ -246,7 +247,7 @@ def reveal(app: Services, caller: Caller, gateway_id: str, key_id: str, given: R
         db.remember({"key_id": key_id, "value": None})
 
     sealed = app.store.read(find_sealed)
-    value = app.key_vault.open(app.place_of_key(gateway_id, key_id), sealed).decode()
+    value = app.key_vault.open(app.place_of_key(gateway_id, key_id), sealed)
     app.change(caller, record)
     return value
 

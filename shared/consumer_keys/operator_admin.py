@@ -11,6 +11,7 @@ from consumer_keys.errors import Problem, invalid
 from consumer_keys.keytext import new_id, random_base62
 from consumer_keys.model import Caller, timestamp
 from consumer_keys.operators import system_caller
+from consumer_keys.secret import Secret
 
 if TYPE_CHECKING:
     from consumer_keys.store.change import Change
@@ -124,10 +125,10 @@ def _sealed(app: Services, secret_id: str, secret_key: str) -> dict[str, Any]:
 
 def _digests(app: Services, db: Reads, secret_key: str) -> dict[str, Any]:
     """The digests of a secret. Raises ValueInUse: a text that opens a gateway must never open the management."""
-    roots, gateways = app.roots(db), app.settings.gateways
-    if any(db.digest_owner(*roots.lookup(gateway.gateway_id, secret_key.encode())) for gateway in gateways):
+    roots, gateways, secret = app.roots(db), app.settings.gateways, Secret(secret_key.encode())
+    if any(db.digest_owner(*roots.lookup(gateway.gateway_id, secret)) for gateway in gateways):
         raise Problem("ValueInUse")
-    digests = roots.token(secret_key)
+    digests = roots.token(secret)
     return {"digest": digests.present, "coming_digest": digests.coming}
 
 

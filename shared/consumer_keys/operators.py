@@ -10,6 +10,7 @@ from consumer_keys import tc3
 from consumer_keys.access import authorise
 from consumer_keys.errors import Problem
 from consumer_keys.model import Caller
+from consumer_keys.secret import Secret
 from consumer_keys.snapshot import OperatorRecord
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def authenticate(
         return authorise(function, operator, gateway_id), signed_use(function, signature)
     if token is None:
         raise Problem("Unauthenticated", headers=_SCHEMES)
-    now_ms, secret_key = app.now_ms(), token
+    now_ms, secret_key = app.now_ms(), Secret(token.encode())
     found = app.read(lambda db: db.operator_by_digest(app.roots(db).token(secret_key).present, now_ms))
     if found is None or found.status != "Enable":
         raise Problem("Unauthenticated", headers=_SCHEMES)
@@ -62,7 +63,7 @@ def signed_by(
             return []
         known.append(found[0])
         place = app.place_of_operator(secret_id)
-        return [app.operator_vault.open(place, sealed).decode() for sealed in found[1]]
+        return [app.operator_vault.open(place, sealed).text() for sealed in found[1]]
 
     signature = tc3.verify(request, now_ms / 1000, services, secret_keys)
     return _record(known[0]), signature

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from consumer_keys.errors import CloudFailure, Gone, SealBroken, Unavailable
 from consumer_keys.model import timestamp
 from consumer_keys.operators import system_caller
+from consumer_keys.secret import Secret
 from consumer_keys.snapshot import POINTER, SnapshotError, open_manifest
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ class _Readings:
     def __init__(self, app: Services, pause: Callable[[float], None]) -> None:
         self._app, self._pause = app, pause
         self._roots: Roots = app.read(app.roots)
-        self._contents: dict[tuple[str, str], bytes | None] = {}
+        self._contents: dict[tuple[str, str], Secret | None] = {}
         self.unreadable: set[str] = set()
 
     def coming_digest(self, row: BareValue) -> bytes | None:
@@ -200,12 +201,12 @@ class _Readings:
             return None
         return digests.coming
 
-    def _digests(self, row: BareValue, value: bytes) -> Digests:
+    def _digests(self, row: BareValue, value: Secret) -> Digests:
         if row.table == "key_values":
             return self._roots.lookup(row.gateway_id, value)
-        return self._roots.token(value.decode())
+        return self._roots.token(value)
 
-    def _value(self, row: BareValue) -> bytes | None:
+    def _value(self, row: BareValue) -> Secret | None:
         if row.sealed is None:
             return None if row.credential is None else self._content(row.credential)
         app = self._app
@@ -216,7 +217,7 @@ class _Readings:
         except SealBroken:
             return None
 
-    def _content(self, credential: tuple[str, str]) -> bytes | None:
+    def _content(self, credential: tuple[str, str]) -> Secret | None:
         if credential not in self._contents:
             self._pause(1 / self._app.settings.ssm_requests_per_second)
             try:

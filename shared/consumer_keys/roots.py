@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from consumer_keys.access import token_digest
 from consumer_keys.keytext import derive_key, lookup_digest
+from consumer_keys.secret import Secret
 
 
 class Alive(NamedTuple):
@@ -42,7 +43,8 @@ class RootNeeded(Exception):  # noqa: N818 - not an error: the transaction is re
 class RootKeys:
     """The keys that are derived from one version of the root secret, one per purpose."""
 
-    def __init__(self, root_secret: bytes) -> None:
+    def __init__(self, root: Secret) -> None:
+        root_secret = root.reveal()
         self.lookup_key = derive_key(root_secret, "lookup")
         self.manifest_key = derive_key(root_secret, "manifest")
         self.cursor_key = derive_key(root_secret, "cursor")
@@ -56,13 +58,15 @@ class Roots:
     def __init__(self, present: RootKeys, coming: RootKeys | None) -> None:
         self.present, self.coming = present, coming
 
-    def lookup(self, gateway_id: str, value: bytes) -> Digests:
+    def lookup(self, gateway_id: str, secret: Secret) -> Digests:
         """The digests of a key value."""
+        value = secret.reveal()
         coming = None if self.coming is None else lookup_digest(self.coming.lookup_key, gateway_id, value)
         return Digests(lookup_digest(self.present.lookup_key, gateway_id, value), coming)
 
-    def token(self, secret_key: str) -> Digests:
+    def token(self, secret: Secret) -> Digests:
         """The digests of an operator's secret."""
+        secret_key = secret.text()
         coming = None if self.coming is None else token_digest(self.coming.operator_key, secret_key)
         return Digests(token_digest(self.present.operator_key, secret_key), coming)
 

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from consumer_keys.errors import SealBroken
+from consumer_keys.secret import Secret
 
 _MAGIC = b"CK\x01"
 _ID, _SALT, _NONCE, _COMMITMENT, _TAG = 16, 32, 12, 32, 16
@@ -92,7 +93,7 @@ class Vault:
         sealed = AESGCM(key).encrypt(nonce, plaintext, associated)
         return _MAGIC + bytes.fromhex(data_key_id) + salt + nonce + commitment + sealed, data_key_id
 
-    def open(self, place: Place, sealed: bytes) -> bytes:
+    def open(self, place: Place, sealed: bytes) -> Secret:
         """The plaintext. Raises SealBroken when anything about the bytes or their place differs, or Unavailable."""
         if len(sealed) < _HEAD + _TAG or not sealed.startswith(_MAGIC):
             raise SealBroken("not a sealed value")
@@ -106,7 +107,7 @@ class Vault:
         if not hmac.compare_digest(commitment, expected):  # AES-GCM alone does not commit to its key
             raise SealBroken("the commitment differs")
         try:
-            return AESGCM(key).decrypt(nonce, sealed[position:], associated)
+            return Secret(AESGCM(key).decrypt(nonce, sealed[position:], associated))
         except InvalidTag:
             raise SealBroken("the tag differs") from None
 

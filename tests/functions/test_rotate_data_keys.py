@@ -85,7 +85,7 @@ def opened(deployment: Deployment) -> dict[str, str]:
     query = "SELECT v.key_id, gateway_id, sealed FROM key_values v JOIN consumer_keys k ON k.key_id = v.key_id"
     for row in sql(deployment, query + " WHERE sealed IS NOT NULL"):
         place = app.place_of_key(row["gateway_id"], row["key_id"])
-        found[row["key_id"]] = app.key_vault.open(place, bytes(row["sealed"])).decode()
+        found[row["key_id"]] = app.key_vault.open(place, bytes(row["sealed"])).text()
     for row in sql(deployment, "SELECT secret_id, sealed FROM operators"):
         app.operator_vault.open(app.place_of_operator(row["secret_id"]), bytes(row["sealed"]))
     return found

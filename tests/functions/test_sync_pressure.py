@@ -11,6 +11,7 @@ from ckeys.deployment import Deployment
 from consumer_keys import follow, sync
 from consumer_keys.keytext import lookup_digest
 from consumer_keys.operators import system_caller
+from consumer_keys.secret import Secret
 from consumer_keys.store.change import Change
 from tencent_emulator.pytest_plugin import TestClock
 from tests.conftest import Api
@@ -51,7 +52,7 @@ def many_kms_keys(api: Api, count: int) -> None:
                     "sync_status": "Success", "sync_checked_at": now, "sync_next_at": now + 1,
                 }
             )  # fmt: skip
-            db.add_value(key_id, services.roots(db).lookup("default", content(number).encode()))
+            db.add_value(key_id, services.roots(db).lookup("default", Secret(content(number).encode())))
             db.audit("key.create", "default", key_id, None)
 
     for number in range(count):

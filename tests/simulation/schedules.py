@@ -20,6 +20,7 @@ from consumer_keys.follow import Pace
 from consumer_keys.operators import system_caller
 from consumer_keys.publish import PublicationRefused, Publisher, quietly
 from consumer_keys.roots import Digests, Roots
+from consumer_keys.secret import Secret
 from consumer_keys.snapshot import POINTER
 from consumer_keys.snapshot_cache import SnapshotCache
 from consumer_keys.store.change import Change
@@ -198,9 +199,9 @@ class History:
     def _app(self, task: Task, publisher: Publisher) -> Any:
         world = self.world
 
-        def secret_value(name: str, version: str, attempts: int) -> bytes:
+        def secret_value(name: str, version: str, attempts: int) -> Secret:
             world.step("ssm")
-            return world.credential
+            return Secret(world.credential)
 
         store = Store(world)
         return SimpleNamespace(

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from consumer_keys.cloud.kms import Kms
 from consumer_keys.errors import SealBroken, Unavailable
+from consumer_keys.secret import Secret
 from consumer_keys.vault import PLAINTEXT_KEYS_MAX, PLAINTEXT_SECONDS_MAX, USES_MAX, DataKey, Place, Vault, _message_key
 from tencent_emulator.cloud import Cloud
 from tencent_emulator.pytest_plugin import REGION, SECRET_ID, SECRET_KEY, TestClock
@@ -63,8 +64,8 @@ def test_what_was_sealed_opens_in_its_place(keeper: Keeper, value: bytes, gatewa
     place = Place(gateway.encode("utf-8", "replace").decode(), owner.encode("utf-8", "replace").decode(), "value")
     vault = keeper.vault()
     sealed, data_key_id = vault.seal(place, value)
-    assert vault.open(place, sealed) == value
-    assert keeper.vault().open(place, sealed) == value
+    assert vault.open(place, sealed) == Secret(value)
+    assert keeper.vault().open(place, sealed) == Secret(value)
     assert data_key_id in keeper.stored
     assert len(sealed) == HEAD_BYTES + len(value) + TAG_BYTES
 
@@ -182,11 +183,11 @@ def test_plaintext_data_keys_are_forgotten_after_15_minutes(tencent_clock: TestC
     other.open(PLACE, sealed)
     tencent_clock.shift(PLAINTEXT_SECONDS_MAX - 1)
     keeper.actions()
-    assert vault.open(PLACE, sealed) == other.open(PLACE, sealed) == VALUE
+    assert vault.open(PLACE, sealed) == other.open(PLACE, sealed) == Secret(VALUE)
     vault.seal(PLACE, VALUE)
     assert keeper.actions() == []
     tencent_clock.shift(1)
-    assert vault.open(PLACE, sealed) == other.open(PLACE, sealed) == VALUE
+    assert vault.open(PLACE, sealed) == other.open(PLACE, sealed) == Secret(VALUE)
     assert keeper.actions() == ["Decrypt", "Decrypt"]
     vault.seal(PLACE, VALUE)
     assert keeper.actions() == ["GenerateDataKey"]
@@ -234,7 +235,7 @@ def test_an_outage_of_kms_is_unavailable_and_not_a_broken_seal(keeper: Keeper) -
             keeper.vault().open(PLACE, sealed)
         with pytest.raises(Unavailable):
             keeper.vault().seal(PLACE, VALUE)
-    assert keeper.vault().open(PLACE, sealed) == VALUE
+    assert keeper.vault().open(PLACE, sealed) == Secret(VALUE)
 
 
 def test_a_disabled_kms_key_opens_and_seals_nothing(keeper: Keeper) -> None:
@@ -249,7 +250,7 @@ def test_a_disabled_kms_key_opens_and_seals_nothing(keeper: Keeper) -> None:
 def test_values_sealed_before_a_rotation_of_the_kms_key_still_open(keeper: Keeper) -> None:
     sealed, _ = keeper.vault().seal(PLACE, VALUE)
     keeper.cloud.rotate_key(keeper.kms_key_id)
-    assert keeper.vault().open(PLACE, sealed) == VALUE
+    assert keeper.vault().open(PLACE, sealed) == Secret(VALUE)
 
 
 def test_a_clock_that_goes_back_ends_the_use_of_a_data_key(tencent_clock: TestClock, keeper: Keeper) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from consumer_keys.cloud.service import ATTEMPTS, RoleCredential, Service
 from consumer_keys.errors import Gone, Unavailable
+from consumer_keys.secret import Secret
 
 _GONE = (
     ("ResourceNotFound", "CredentialNotFound"),
@@ -27,7 +28,7 @@ class Ssm(Service):
 
         return SsmClient(credential, self.region, profile)
 
-    def secret_value(self, name: str, version: str, attempts: int = ATTEMPTS) -> bytes:
+    def secret_value(self, name: str, version: str, attempts: int = ATTEMPTS) -> Secret:
         """The exact bytes of one version. Raises Gone (not found, disabled, pending deletion) or Unavailable."""
         from tencentcloud.common.exception.tencent_cloud_sdk_exception import TencentCloudSDKException
 
@@ -44,8 +45,8 @@ class Ssm(Service):
         if reply.get("VersionId") != version:  # an error in a shape that the SDK takes for success
             raise Unavailable("DependencyUnavailable", self.name, action, "UnreadableReply")
         if reply.get("SecretBinary"):
-            return b64decode(reply["SecretBinary"])
-        return str(reply.get("SecretString") or "").encode()
+            return Secret(b64decode(reply["SecretBinary"]))
+        return Secret(str(reply.get("SecretString") or "").encode())
 
     def add_version(self, name: str, version: str, content: bytes) -> None:
         """A further version of a secret. Raises Unavailable, also when there is one of this name."""

@@ -93,7 +93,7 @@ def _describe_key_value(app: Services, given: Given) -> Any:
     """The vendor's answer holds the value in clear, and SCF logs answers: only where CLEAR_VALUES allows it."""
     if not app.settings.clear_values:
         raise Refused(UNSUPPORTED, "This deployment returns no value in clear; use reveal_key with a public key.")
-    return keys.reveal(app, given.caller, given.gateway_id, given.request.SecretKeyId, RevealKey())
+    return keys.reveal(app, given.caller, given.gateway_id, given.request.SecretKeyId, RevealKey()).text()
 
 
 # Filter of the vendor's -> filter of ours, and what it may be. The values after None are the vendor's own.
