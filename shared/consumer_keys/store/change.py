@@ -311,10 +311,8 @@ class Change(RootRows):
     def _touch_values(self, which: sa.ColumnElement[bool]) -> None:
         """Every entry that these values have in the snapshot: one per version of the root secret."""
         query = sa.select(key_values.c.digest, key_values.c.coming_digest).where(which)
-        for row in self.connection.execute(query).all():
-            for digest in row:
-                if digest is not None:
-                    self._touch("value", bytes(digest))
+        rows = self.connection.execute(query).all()
+        self._touch_all("value", [bytes(digest) for row in rows for digest in row if digest is not None])
 
     def _update_value(self, which: sa.ColumnElement[bool], **values: Any) -> None:
         before = self._lasting(which)
@@ -328,13 +326,17 @@ class Change(RootRows):
         return int(self.connection.execute(query).first() is not None)
 
     def _touch_consumers(self, consumer_ids: Iterable[str]) -> None:
-        """`_touch` for the consumers of a group, which may be many."""
-        refs = [id_bytes(consumer_id) for consumer_id in consumer_ids]
+        self._touch_all("consumer", [id_bytes(consumer_id) for consumer_id in consumer_ids])
+
+    def _touch_all(self, kind: str, refs: list[bytes]) -> None:
+        """`_touch` for many: the consumers of a group, the values of a key whose content changes often."""
+        if len(refs) == 1:
+            self._touch(kind, refs[0])
+            return
         for start in range(0, len(refs), 500):
             chunk = refs[start : start + 500]
-            touched = (changes.c.kind == "consumer", changes.c.ref.in_(chunk))
-            self.connection.execute(sa.delete(changes).where(*touched))
-            rows = [{"kind": "consumer", "ref": ref, "revision": self.revision} for ref in chunk]
+            self.connection.execute(sa.delete(changes).where(changes.c.kind == kind, changes.c.ref.in_(chunk)))
+            rows = [{"kind": kind, "ref": ref, "revision": self.revision} for ref in chunk]
             self.connection.execute(sa.insert(changes), rows)
 
     def _count_entries(self, difference: int) -> None:

@@ -114,16 +114,17 @@ def transaction_options(engine: sa.Engine, *, write: bool) -> dict[str, Any]:
 def streamed(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[sa.CursorResult[Any]]:
     """The rows of a query that reads a whole table, a few thousand in memory. It may take longer than others."""
     limit = {"postgresql": _POSTGRESQL_LIMIT, "mysql": _MYSQL_LIMIT}.get(connection.dialect.name)
+    if limit:
+        connection.exec_driver_sql(limit.format(seconds=WHOLE_TABLE_SECONDS, ms=WHOLE_TABLE_SECONDS * 1000))
     try:
-        if limit:
-            connection.exec_driver_sql(limit.format(seconds=WHOLE_TABLE_SECONDS, ms=WHOLE_TABLE_SECONDS * 1000))
         with connection.execute(query, execution_options={"yield_per": _FETCH_ROWS}) as rows:
             yield rows
-        if limit:
-            connection.exec_driver_sql(limit.format(seconds=STATEMENT_SECONDS, ms=STATEMENT_SECONDS * 1000))
     except BaseException:
-        connection.invalidate()  # nobody is to reuse a session with this limit
+        if connection.dialect.name == "mysql" and not connection.invalidated:
+            connection.detach()  # the limit is the session's: nobody is to use it again
         raise
+    if limit:
+        connection.exec_driver_sql(limit.format(seconds=STATEMENT_SECONDS, ms=STATEMENT_SECONDS * 1000))
 
 
 @contextmanager
