@@ -124,8 +124,7 @@ class Change(Reads):
             stamps["facet_id"] = move_key(self.connection, before["facet_id"], {**before, **values})
         self.connection.execute(sa.update(k).where(k.c.key_id == key_id).values(**stamps, **values))
         digests = self.connection.execute(sa.select(key_values.c.digest).where(key_values.c.key_id == key_id))
-        for digest in digests.scalars().all():
-            self._touch("value", bytes(digest))
+        self._touch_all("value", [bytes(digest) for digest in digests.scalars()])
 
     def delete_key(self, key_id: str) -> None:
         """Removes a key and its values."""
@@ -304,13 +303,17 @@ class Change(Reads):
         return int(self.connection.execute(query).first() is not None)
 
     def _touch_consumers(self, consumer_ids: Iterable[str]) -> None:
-        """`_touch` for the consumers of a group, which may be many."""
-        refs = [id_bytes(consumer_id) for consumer_id in consumer_ids]
+        self._touch_all("consumer", [id_bytes(consumer_id) for consumer_id in consumer_ids])
+
+    def _touch_all(self, kind: str, refs: list[bytes]) -> None:
+        """`_touch` for many: the consumers of a group, the values of a key whose content changes often."""
+        if len(refs) == 1:
+            self._touch(kind, refs[0])
+            return
         for start in range(0, len(refs), 500):
             chunk = refs[start : start + 500]
-            touched = (changes.c.kind == "consumer", changes.c.ref.in_(chunk))
-            self.connection.execute(sa.delete(changes).where(*touched))
-            rows = [{"kind": "consumer", "ref": ref, "revision": self.revision} for ref in chunk]
+            self.connection.execute(sa.delete(changes).where(changes.c.kind == kind, changes.c.ref.in_(chunk)))
+            rows = [{"kind": kind, "ref": ref, "revision": self.revision} for ref in chunk]
             self.connection.execute(sa.insert(changes), rows)
 
     def _count_entries(self, difference: int) -> None:
