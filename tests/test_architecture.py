@@ -33,8 +33,8 @@ RINGS: dict[str, set[str]] = {
         "presented", "paging", "tc3", "light_typing", "percent", "audit_chain",
     },
     "edge": {
-        "store", "store.audit", "store.change", "store.database", "store.dialect", "store.publication", "store.reads",
-        "store.schema", "store.sealed",
+        "store", "store.audit", "store.change", "store.database", "store.dialect", "store.key_facets",
+        "store.key_lists", "store.publication", "store.reads", "store.schema", "store.sealed",
         "vault", "cloud", "cloud.service", "cloud.ssm", "cloud.kms", "cloud.scf", "cloud.cos",
         "web", "operation", "log", "config", "snapshot_cache", "snapshot_source", "snapshot_base",
         "http_reads", "disclosure", "throttle",
