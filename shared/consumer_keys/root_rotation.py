@@ -244,9 +244,9 @@ def finish(app: Services, batch: int, *, readers_moved: bool, progress: Callable
         raise RotationRefused(f"First {report['next']}.")
     moved = 0
     while True:
-        last: bytes | None = b""
-        while (last := app.store.housekeeping("root-rotation", partial(_move, coming, last or b"", batch))) is not None:
-            moved += batch
+        after = b""
+        while done := app.store.housekeeping("root-rotation", partial(_move, coming, after, batch)):
+            moved, after = moved + len(done), done[-1]
             progress(moved)
         if app.change(_CALLER, partial(_end_former, coming=coming, former=former)):
             break
@@ -256,9 +256,9 @@ def finish(app: Services, batch: int, *, readers_moved: bool, progress: Callable
     return {**status(app), "former": former, "next": f"When {former} is nobody's ROOT_SECRET_VERSION, {until}."}
 
 
-def _move(coming: str, after: bytes, batch: int, db: Any) -> bytes | None:
-    last: bytes | None = db.move_values(coming, after, batch)
-    return last
+def _move(coming: str, after: bytes, batch: int, db: Any) -> list[bytes]:
+    moved: list[bytes] = db.move_values(coming, after, batch)
+    return moved
 
 
 def _end_former(db: Change, coming: str, former: str) -> bool:

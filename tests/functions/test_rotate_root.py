@@ -250,6 +250,7 @@ def test_a_digest_that_was_lost_is_noticed_and_made_again(api: Api, reader: Make
     root_rotation.begin(api.deployment.services, None)
     assert backfilled(api)["phase"] == "ready"
     sql(api.deployment, "UPDATE key_values SET coming_digest = NULL")
+    sql(api.deployment, "UPDATE deployment SET base = NULL")  # so that a base is built without it
     api.deployment.services.publisher.publish(heartbeat=True)
     assert root_rotation.status(api.deployment.services)["phase"] == "incomplete"
     with pytest.raises(root_rotation.RotationRefused, match="not ready"):
@@ -405,6 +406,22 @@ def test_credentials_that_came_back_after_the_end_of_a_rotation_are_followed(
     clock.shift(1)
     api.tick()
     assert new.status("content-gone-Vw4t2Np8") == 200
+
+
+def test_a_credential_that_comes_back_while_both_versions_are_alive_counts_for_both(
+    api: Api, reader: MakeReader, clock: TestClock
+) -> None:
+    kms_key(api, "gone", "content-gone-Vw4t2Np8")
+    ssm(api, "DisableSecret", "gone")
+    api.tick()
+    clock.shift(400)
+    api.tick()
+    root_rotation.begin(api.deployment.services, None)
+    assert backfilled(api)["phase"] == "ready", "what has ended needs nothing"
+    ssm(api, "EnableSecret", "gone")
+    clock.shift(1)
+    api.tick()
+    assert [reader(version).status("content-gone-Vw4t2Np8") for version in (OLD, NEW)] == [200, 200]
 
 
 def test_two_credentials_that_swap_contents_while_both_versions_are_alive_follow_for_both(

@@ -94,19 +94,19 @@ class RootRows(Reads):
             bare = (table.c.digest == value.digest, table.c.coming_digest.is_(None))
             self.connection.execute(sa.update(table).where(*bare).values(coming_digest=digest))
 
-    def move_values(self, coming: str, after: bytes, limit: int) -> bytes | None:
-        """For the next values behind `after` the coming digest becomes the digest: the last of them, None without any.
+    def move_values(self, coming: str, after: bytes, limit: int) -> list[bytes]:
+        """For the next values behind `after` the coming digest becomes the digest; the former digests in order.
 
         A value that was moved is still found by its digests, of which one is now this.
         """
         state = self.root_state()
         if state.coming != coming:
-            return None
+            return []
         mine = (*self._unmoved(), key_values.c.coming_digest.is_not(None))
         order = sa.select(key_values.c.digest).where(*mine, key_values.c.digest > after).order_by(key_values.c.digest)
         digests = [bytes(digest) for digest in self.connection.execute(order.limit(limit)).scalars()]
         if not digests:
-            return None
+            return []
         self.connection.execute(
             # In this order: MySQL assigns from left to right.
             sa.update(key_values)
@@ -116,7 +116,7 @@ class RootRows(Reads):
                 (key_values.c.root_generation, state.generation + 1),
             )
         )  # fmt: skip
-        return digests[-1]
+        return digests
 
     def are_all_moved(self) -> bool:
         """Whether no value is left that has a coming digest."""
