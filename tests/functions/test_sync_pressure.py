@@ -112,15 +112,19 @@ def heal(api: Api, kind: str, name: str, value: str) -> None:
 
 
 def test_each_of_200_credentials_fails_in_each_of_8_ways_while_the_others_stay_current(
-    api: Api, clock: TestClock
+    api: Api, clock: TestClock, database: str
 ) -> None:
-    """In each of 16 ticks 100 fail, each way an eighth of them; the contents of all others are new in each tick."""
-    many_kms_keys(api, 200)
+    """In each of 16 ticks half of them fail, each way an eighth; the contents of all others are new in each tick.
+
+    What the worker decides does not depend on the database, so there are 48 on a server: 3,600 transactions take long.
+    """
+    count = 200 if database == "sqlite" else 48
+    many_kms_keys(api, count)
     services = api.deployment.services
     seen: set[tuple[int, str]] = set()
     for turn in range(1, 17):
-        failing = {n: KINDS[(n + turn) % 16] for n in range(200) if (n + turn) % 16 < 8}
-        for number in range(200):
+        failing = {n: KINDS[(n + turn) % 16] for n in range(count) if (n + turn) % 16 < 8}
+        for number in range(count):
             if number in failing:
                 fail(api, failing[number], f"cred-{number}")
             else:
@@ -129,11 +133,11 @@ def test_each_of_200_credentials_fails_in_each_of_8_ways_while_the_others_stay_c
         report = run(api, clock)
         seen |= set(failing.items())
         current = services.store.snapshot(lambda db: {digest for digest, record in db.all_keys() if not record.ends_at})
-        for number in set(range(200)) - set(failing):
+        for number in set(range(count)) - set(failing):
             digest = lookup_digest(services.root.lookup_key, "default", content(number, turn).encode())
             assert digest in current, (turn, number)
         gone = sum(kind in GONE for kind in failing.values())
-        assert (report["lease"], report["polled"], report["deferred"]) == ("held", 200, 0)
+        assert (report["lease"], report["polled"], report["deferred"]) == ("held", count, 0)
         assert report["ending"] + report["failed"] == gone
         assert report["unknown"] == len(failing) - gone
         assert report["retries"] <= 0.1 * report["calls"]
@@ -143,8 +147,8 @@ def test_each_of_200_credentials_fails_in_each_of_8_ways_while_the_others_stay_c
             change_content(api, f"cred-{number}", content(number, turn))
         clock.shift(1_300)
         report = run(api, clock)
-        assert (report["polled"], report["changed"], report["errors"]) == (200, len(failing), {})
-    assert len(seen) == 200 * 8
+        assert (report["polled"], report["changed"], report["errors"]) == (count, len(failing), {})
+    assert len(seen) == count * 8
 
 
 # Quotas, back-off, fairness
