@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -219,6 +220,7 @@ def env(home: str | None) -> None:
         raise click.ClickException(f"There is no {path}; start the local run first.")
     operator, port = json.loads(path.read_text(encoding="utf-8")), _port()
     for name, value in {
+        "CKEYS_HOME": shlex.quote(str(path.parent.resolve())),
         "CKEYS_URL": f"http://127.0.0.1:{port}",
         "CKEYS_TOKEN": operator["secret_key"],
         "TENCENTCLOUD_SECRET_ID": operator["secret_id"],

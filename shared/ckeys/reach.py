@@ -13,7 +13,10 @@ import click
 
 ENVIRONMENT_FILE = "environment.json"
 home_option: Callable[[Any], Any] = click.option(
-    "--home", help="State folder of a local run that is up; otherwise the environment holds the functions' settings."
+    "--home",
+    envvar="CKEYS_HOME",
+    show_envvar=True,
+    help="State folder of a local run that is up; otherwise the environment holds the functions' settings.",
 )
 
 
@@ -21,12 +24,18 @@ home_option: Callable[[Any], Any] = click.option(
 def services_of(home: str | None) -> Iterator[Any]:
     """The collaborators of the management functions. Raises ClickException for a folder without a local run."""
     from consumer_keys import wiring
+    from consumer_keys.config import ConfigError
 
     saved = dict(os.environ)
     try:
         if home is not None:
             os.environ.update(_local_environment(Path(home)))
-        yield wiring.services()
+        try:
+            services = wiring.services()
+        except ConfigError as error:
+            hint = "" if home else " For a local run, name its state folder: --home or CKEYS_HOME."
+            raise click.ClickException(f"The settings do not fit: {error}.{hint}") from None
+        yield services
     finally:
         wiring.close()
         os.environ.clear()

@@ -113,3 +113,15 @@ def test_ckeys_env_reaches_the_run(start: Callable[..., Local]) -> None:
     script = f'eval "$({CKEYS} env)"; curl -sS -H "Authorization: Bearer $CKEYS_TOKEN" $CKEYS_URL/v1/status'
     done = subprocess.run(["sh", "-c", script], env=environ, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["gateways"][0]["gateway_id"] == "default"
+
+
+def test_the_exports_of_ckeys_env_are_all_that_the_other_commands_need(start: Callable[..., Local]) -> None:
+    local = start()
+    port_alone = {name: value for name, value in os.environ.items() if name != "CKEYS_HOME"}
+    script = f'eval "$({CKEYS} env --home {local.home})"; cd /; {CKEYS} operators list; {CKEYS} audit verify'
+    environ = {**port_alone, "CKEYS_PORT": str(local.port)}
+    done = subprocess.run(["sh", "-c", script], env=environ, capture_output=True, text=True, check=True)
+    assert local.secret_id in done.stdout
+    assert done.stderr == ""
+    bare = subprocess.run([CKEYS, "operators", "list"], env=port_alone, capture_output=True, text=True, check=False)
+    assert (bare.returncode, "--home or CKEYS_HOME" in bare.stderr) == (1, True)
