@@ -49,7 +49,7 @@ def seconds_of(command: list[str]) -> tuple[float, float]:
         _, faults = process.communicate()
         whole = time.perf_counter() - started
     if process.returncode:
-        raise SystemExit(faults.decode())
+        raise SystemExit(f"{command[:3]} ended with {process.returncode}: {faults.decode()}")
     return first, whole
 
 

@@ -24,7 +24,7 @@ from tencentcloud.ssm.v20190923 import models  # noqa: E402
 from tencentcloud.ssm.v20190923.ssm_client import SsmClient  # noqa: E402
 
 ENV = os.environ
-PAIR, REGION = (ENV["TENCENTCLOUD_SECRETID"], ENV["TENCENTCLOUD_SECRETKEY"]), "ap-guangzhou"
+ROLE, REGION = [ENV[f"TENCENTCLOUD_{name}"] for name in ("SECRETID", "SECRETKEY", "SESSIONTOKEN")], "ap-guangzhou"
 BUCKET, PREFIX = ENV["COS_BUCKET"], "consumer-keys/"
 
 
@@ -33,14 +33,16 @@ class SnapshotSource:
 
     def __init__(self, _credential: Any, **_settings: Any) -> None:
         host, _, port = ENV["CLOUD_ENDPOINT"].partition(":")
-        config = CosConfig(Region=REGION, SecretId=PAIR[0], SecretKey=PAIR[1], Scheme="http", IP=host, Port=int(port))
+        secret_id, secret_key, token = ROLE
+        place = {"Region": REGION, "Scheme": "http", "IP": host, "Port": int(port)}
+        config = CosConfig(SecretId=secret_id, SecretKey=secret_key, Token=token, **place)
         self._client = CosS3Client(config)
 
     def root_secret(self, name: str, version: str) -> bytes:
         profile = ClientProfile(httpProfile=HttpProfile(protocol="http", endpoint=ENV["CLOUD_ENDPOINT"]))
         request = models.GetSecretValueRequest()
         request.SecretName, request.VersionId = name, version
-        return b64decode(SsmClient(Credential(*PAIR), REGION, profile).GetSecretValue(request).SecretBinary)
+        return b64decode(SsmClient(Credential(*ROLE), REGION, profile).GetSecretValue(request).SecretBinary)
 
     def pointer(self, name: str) -> bytes | None:
         return self.object(name, 1 << 20)
