@@ -20,6 +20,7 @@ from tencent_emulator.pytest_plugin import TestClock
 from tests.conftest import Answer, Api
 from tests.databases import rows_of
 from tests.functions.helpers import as_operator, change_content, database_down, kms_key, objects, sql, ssm
+from tests.functions.test_least_privilege import group_calls
 from tests.functions.test_reveal_to import key_pair, opened
 
 CUSTOM = "Zq7+canary/9Xw=~Lk3.vT-2_pB8dF5gH"
@@ -99,6 +100,30 @@ class Recorder(Api):
         return answer
 
 
+def every_other_function(api: Recorder, key: dict[str, Any], secrets: dict[str, bytes]) -> None:
+    """Those that have nothing to do with values, given them where names and descriptions belong."""
+    path, consumer = f"/keys/{key['key_id']}", api.create_consumer("sweep")
+    for method, function in (("PATCH", "update_key"), ("GET", "get_key"), ("DELETE", "delete_key")):
+        api(function, method, path, {"description": 1, "value": CUSTOM} if method == "PATCH" else None)
+    api("enable_key", "POST", f"{path}/enable", {"value": CUSTOM})
+    api("unbind_consumer", "DELETE", f"{path}/consumer", None)
+    api.bind(key, consumer)
+    other = f"/consumers/{consumer['consumer_id']}"
+    for function, method in (("get_consumer", "GET"), ("update_consumer", "PATCH"), ("delete_consumer", "DELETE")):
+        api(function, method, other, {"status": CUSTOM} if method == "PATCH" else None)
+    for function, method, where, given in group_calls(api):
+        api(function, method, where, given)
+    for function, where in (("list_consumers", "/consumers"), ("list_audit", "/audit"), ("list_keys", "/keys")):
+        api(function, "GET", where, query={"cursor": CUSTOM})
+    api("front_door", "GET", path)
+    common = {"Version": "2023-04-18", "GatewayId": "default", "SecretType": "ApiKey", "ResourceType": "Consumer"}
+    value = "kT7vQ2xM9wLp4Zr8-canary"
+    secrets["by cloud_api"] = value.encode()
+    for more in ({"GenerateType": "Custom", "SecretValue": value}, {"GenerateType": "Custom", value: value}):
+        given = {"Action": "CreateCloudNativeAPIGatewaySecretKey", "Name": "by-cloud-api", **common, **more}
+        api.deployment.call("cloud_api", given)
+
+
 def use_everything(api: Recorder, clock: TestClock) -> dict[str, bytes]:
     """Keys of each kind, good days and bad ones; returns the secrets that were in play."""
     cloud = api.deployment.cloud
@@ -146,6 +171,7 @@ def use_everything(api: Recorder, clock: TestClock) -> dict[str, bytes]:
 
     present()
     manage()
+    every_other_function(api, custom, secrets)
     api("disable_key", "POST", f"/keys/{custom['key_id']}/disable")
     present()
     for content in CONTENTS[1:]:
@@ -221,6 +247,8 @@ def test_no_secret_is_written_anywhere_in_any_encoding(
     places["answers"] = "\n".join(map(repr, api.kept)).encode()
     places["answers as json"] = json.dumps(api.kept).encode()
     assert len(output.out) > 10_000
+    called = {json.loads(line).get("function") for line in output.out.splitlines()}
+    assert called >= {function.name for function in kept.template.functions}
     assert places.keys() >= {"rows of consumer_keys", "rows of key_values", "rows of audit", "rows of idempotency"}
     assert database != "sqlite" or any(name.endswith("-wal") for name in places)
     assert any(name.endswith(".lmdb") for name in places)
