@@ -26,6 +26,7 @@ from ckeys.template import Function, Template, load_template
 from consumer_keys import config, front_door, operator_admin, validate_wiring, wiring
 from consumer_keys.access import token_digest
 from consumer_keys.errors import CloudFailure
+from consumer_keys.roots import ROOT_BYTES
 from tencent_emulator.cam import UIN
 from tencent_emulator.cloud import Cloud, CloudError
 
@@ -160,7 +161,7 @@ class Deployment:
         try:
             self.cloud.call("ssm", "GetSecretValue", SecretName=name, VersionId=version)
         except CloudError:
-            root = b64encode(secrets.token_bytes(wiring.ROOT_BYTES)).decode()
+            root = b64encode(secrets.token_bytes(ROOT_BYTES)).decode()
             self.cloud.call("ssm", "CreateSecret", SecretName=name, VersionId=version, SecretBinary=root)
         return {**ids, "ROOT_SECRET_NAME": name, "ROOT_SECRET_VERSION": version}
 

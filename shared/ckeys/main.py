@@ -144,12 +144,6 @@ def validator(host: str, port: int, workers: int | None, log_all: bool) -> None:
         raise click.ClickException(str(error)) from None
 
 
-cli.add_command(keys)
-cli.add_command(operators)
-cli.add_command(init)
-cli.add_command(rotate_root)
-
-
 @cli.command("rotate-data-keys")
 @click.option("--older-than", "days", type=click.FloatRange(0), default=30, show_default=True, help="Days.")
 @click.option("--batch", type=click.IntRange(1, 5000), default=200, show_default=True, help="Values per transaction.")
@@ -232,7 +226,8 @@ def env(home: str | None) -> None:
         click.echo(f"export {name}={value}")
 
 
-cli.add_command(audit)
+for group in (audit, init, keys, operators, rotate_root):
+    cli.add_command(group)
 
 if __name__ == "__main__":
     cli()

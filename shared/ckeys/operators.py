@@ -149,7 +149,7 @@ def _say(what: str, how: str) -> None:
 def _root_secret(app: Any) -> str:
     """Found, or made: 32 random bytes that nobody has seen."""
     from consumer_keys.errors import Gone
-    from consumer_keys.wiring import ROOT_BYTES
+    from consumer_keys.roots import ROOT_BYTES
 
     name = app.settings.root_secret_name
     version = app.store.read(lambda db: db.alive(app.settings.root_secret_version)).present

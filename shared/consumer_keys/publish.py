@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from consumer_keys.failpoints import reach
 from consumer_keys.snapshot import (
+    ANY_TIME_MS,
     POINTER,
     Manifest,
     Overlay,
@@ -41,7 +42,6 @@ SHRINK_SHARE_MAX, SHRINK_KEYS = 0.30, 10
 KEEP_MS, KEEP_VERSIONS, CLEAN_UP_MAX = 86_400_000, 20, 200
 WAIT_STEPS, WAIT_STEP_SECONDS = 100, 0.02
 _ROUNDS = 3
-_ANY_TIME_MS = 1 << 62
 
 
 class Bucket(Protocol):
@@ -315,7 +315,7 @@ class Publisher:
                 # Its date does not matter: a pointer written under a wrong clock has a version that was given out, too.
                 return open_manifest(
                     data, self._manifest_key(version), environment=self._environment, version_min=0,
-                    now_ms=_ANY_TIME_MS,
+                    now_ms=ANY_TIME_MS,
                 )  # fmt: skip
             except SnapshotError:
                 pass  # under the other version; or not ours, or damaged: readers refuse it, and it is about to go

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from consumer_keys.errors import CloudFailure, Gone, SealBroken, Unavailable
 from consumer_keys.model import timestamp
 from consumer_keys.operators import system_caller
+from consumer_keys.roots import ROOT_BYTES
 from consumer_keys.secret import Secret
-from consumer_keys.snapshot import POINTER, SnapshotError, open_manifest
+from consumer_keys.snapshot import ANY_TIME_MS, POINTER, SnapshotError, open_manifest
 
 if TYPE_CHECKING:
     from consumer_keys.roots import Digests, Roots
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 _CALLER = system_caller("ckeys", "")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-_ANY_TIME_MS = 1 << 62
 UNREADABLE_LISTED_MAX = 20
 
 
@@ -82,7 +82,7 @@ def _check_present(app: Services, present: str) -> None:
     if data is None:
         return
     try:
-        open_manifest(data, key, environment=app.settings.environment, version_min=0, now_ms=_ANY_TIME_MS)
+        open_manifest(data, key, environment=app.settings.environment, version_min=0, now_ms=ANY_TIME_MS)
     except SnapshotError as error:
         raise RotationRefused(f"The version {present} is not the deployment's: {error}.") from None
 
@@ -97,7 +97,7 @@ def _make(app: Services, present: str, coming: str) -> bool:
     except Gone as gone:
         if not gone.cloud_code.startswith("ResourceNotFound"):
             raise
-        app.ssm.add_version(app.settings.root_secret_name, coming, os.urandom(32))
+        app.ssm.add_version(app.settings.root_secret_name, coming, os.urandom(ROOT_BYTES))
         app.root_keys(coming)
         return True
     if there.lookup_key == app.root_keys(present).lookup_key:

@@ -12,6 +12,8 @@ from consumer_keys.access import token_digest
 from consumer_keys.keytext import derive_key, lookup_digest
 from consumer_keys.secret import Secret
 
+ROOT_BYTES = 32
+
 
 class Alive(NamedTuple):
     """The versions of the root secret that are in force; `coming` is None unless it is being rotated."""

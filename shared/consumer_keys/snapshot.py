@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from consumer_keys.light_typing import Any, NamedTuple
 
 SCHEMA = 2
+ANY_TIME_MS = 1 << 62  # for who opens a pointer whatever its date is
 POINTER = "current.json"
 DIGEST_BYTES, ID_BYTES = 32, 7
 MANIFEST_BYTES_MAX = 16_384

@@ -16,7 +16,7 @@ from consumer_keys.cloud.ssm import Ssm
 from consumer_keys.errors import CloudFailure, Problem, Unavailable
 from consumer_keys.model import Caller
 from consumer_keys.publish import Publisher, quietly
-from consumer_keys.roots import Alive, RootKeys, RootNeeded, Roots
+from consumer_keys.roots import ROOT_BYTES, Alive, RootKeys, RootNeeded, Roots
 from consumer_keys.store.change import Change
 from consumer_keys.store.database import Database
 from consumer_keys.store.reads import Reads
@@ -24,7 +24,6 @@ from consumer_keys.throttle import FailureLimit
 from consumer_keys.vault import DataKey, Place, Vault
 
 NEEDS = ("DATABASE_URL", "KMS_KEY_ID", "KMS_OPERATOR_KEY_ID", "COS_BUCKET")
-ROOT_BYTES = 32
 _T = TypeVar("_T")
 
 

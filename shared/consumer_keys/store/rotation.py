@@ -61,7 +61,7 @@ class RootRows(Reads):
 
     def bare_secrets(self, now_ms: int) -> list[BareValue]:
         """Operators' secrets, former ones too, that lack their coming digest."""
-        former = (*_FORMER, former_secrets.c.ends_at > now_ms - ENDED_MS)
+        former = (_BARE_FORMER, former_secrets.c.ends_at > now_ms - ENDED_MS)
         queries = {"operators": sa.select(operators).where(operators.c.coming_digest.is_(None))}
         queries["former_secrets"] = sa.select(former_secrets).where(*former)
         return [
@@ -126,13 +126,13 @@ class RootRows(Reads):
     def move_the_rest(self) -> None:
         """Ended values go, and operators' coming digests become their digests. Everything else was moved before."""
         self.connection.execute(sa.delete(key_values).where(*self._unmoved(), key_values.c.coming_digest.is_(None)))
-        self.connection.execute(sa.delete(former_secrets).where(*_FORMER))
+        self.connection.execute(sa.delete(former_secrets).where(_BARE_FORMER))
         for table in (operators, former_secrets):
             swap = ((table.c.digest, table.c.coming_digest), (table.c.coming_digest, None))
             self.connection.execute(sa.update(table).ordered_values(*swap))
 
 
-_FORMER = (former_secrets.c.coming_digest.is_(None),)
+_BARE_FORMER = former_secrets.c.coming_digest.is_(None)
 
 
 def _bare_value(row: Any) -> BareValue:
