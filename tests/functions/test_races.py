@@ -15,7 +15,7 @@ from ckeys.deployment import ROOT
 from ckeys.template import load_template
 from consumer_keys import failpoints
 from tests.conftest import Answer, Api
-from tests.functions.helpers import nothing_changes, problem, sql
+from tests.functions.helpers import check_counted, nothing_changes, problem, sql, stored
 
 ROUNDS, THREADS = 12, 7
 SECONDS_MAX = 30
@@ -127,6 +127,7 @@ def test_changes_that_race_end_as_if_they_had_been_made_one_after_the_other(api:
             check(key, attempts, api("get_key", "GET", f"/keys/{key['key_id']}"))
     leaked = sql(api.deployment, "SELECT * FROM key_values WHERE key_id NOT IN (SELECT key_id FROM consumer_keys)")
     assert not leaked
+    check_counted(stored(api.deployment))
 
 
 def test_of_many_who_saw_the_same_revision_one_changes_the_key(api: Api) -> None:

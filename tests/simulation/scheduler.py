@@ -1,4 +1,4 @@
-"""A cooperative scheduler: real, synchronous code runs in threads of which exactly one moves at a time.
+"""A cooperative scheduler: real, synchronous code runs in greenlets, of which exactly one moves at a time.
 
 Every I/O step of the code under test calls `step`; there the seeded schedule decides who goes on, and whether the
 step fails or its process dies. The same seed gives the same run.
@@ -7,9 +7,10 @@ step fails or its process dies. The same seed gives the same run.
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Callable
 from typing import Any
+
+from greenlet import greenlet
 
 
 class Killed(BaseException):
@@ -24,55 +25,32 @@ class Task:
         self.dead = self.done = False
         self.asleep = 0  # steps of others before it goes on
         self.error: BaseException | None = None
-        self.turn = threading.Semaphore(0)
+        self.greenlet = greenlet(self._body)
 
-
-class Pool:
-    """Threads that are kept from one schedule to the next."""
-
-    def __init__(self) -> None:
-        self._idle: list[_Worker] = []
-
-    def start(self, job: Callable[[], None]) -> None:
-        """Runs a job in a free thread."""
-        worker = self._idle.pop() if self._idle else _Worker(self._idle)
-        worker.give(job)
-
-
-class _Worker:
-    def __init__(self, idle: list[_Worker]) -> None:
-        self._idle, self._wake = idle, threading.Semaphore(0)
-        self._job: Callable[[], None] = lambda: None
-        threading.Thread(target=self._loop, daemon=True).start()
-
-    def give(self, job: Callable[[], None]) -> None:
-        self._job = job
-        self._wake.release()
-
-    def _loop(self) -> None:
-        while True:
-            self._wake.acquire()
-            self._job()
-            self._idle.append(self)
+    def _body(self, scheduler: Scheduler) -> None:
+        try:
+            self.run(self)
+        except Killed:
+            scheduler.trace.append(f"{self.name}: is dead")
+        except BaseException as error:  # noqa: BLE001 - handed to whoever runs the schedule, when all have ended
+            self.error = error
+        self.done = True
 
 
 class Scheduler:
     """Runs tasks to their ends. `choose(ready, current)` names the next one; it is asked at every step."""
 
-    def __init__(self, pool: Pool, choose: Callable[[list[Task], Task | None], Task]) -> None:
-        self._pool, self._choose = pool, choose
+    def __init__(self, choose: Callable[[list[Task], Task | None], Task]) -> None:
+        self._choose = choose
         self._tasks: list[Task] = []
-        self._over = threading.Semaphore(0)
         self.current: Task | None = None
         self.trace: list[str] = []
 
     def run(self, tasks: list[Task]) -> None:
         """Returns when every task has ended. Raises what a task raised beyond the failures that it may see."""
         self._tasks = tasks
-        for task in tasks:
-            self._pool.start(lambda task=task: self._body(task))  # type: ignore[misc]
-        self._next(None).turn.release()
-        self._over.acquire()
+        while (task := self._next(self.current)) is not None:
+            task.greenlet.switch(self)  # until a task has ended, this one or another
         for task in tasks:
             if task.error is not None:
                 raise task.error
@@ -85,33 +63,18 @@ class Scheduler:
             raise Killed
         self.trace.append(f"{task.name}: {what}")
         following = self._next(task)
-        if following is not task:
-            following.turn.release()
-            task.turn.acquire()
+        if following is not None and following is not task:
+            following.greenlet.switch(self)
         if task.dead:
             raise Killed
 
-    def _next(self, current: Task | None) -> Task:
+    def _next(self, current: Task | None) -> Task | None:
         ready = [task for task in self._tasks if not task.done]
         for task in ready:
             task.asleep = max(0, task.asleep - 1)
         ready = [task for task in ready if not task.asleep] or ready
-        self.current = self._choose(ready, current)
+        self.current = self._choose(ready, current) if ready else None
         return self.current
-
-    def _body(self, task: Task) -> None:
-        task.turn.acquire()
-        try:
-            task.run(task)
-        except Killed:
-            self.trace.append(f"{task.name}: is dead")
-        except BaseException as error:  # noqa: BLE001 - handed to whoever runs the schedule
-            task.error = error
-        task.done = True
-        if all(other.done for other in self._tasks):
-            self._over.release()
-        else:
-            self._next(None).turn.release()
 
 
 def biased(rng: random.Random, stay: float) -> Callable[[list[Task], Task | None], Task]:

@@ -24,7 +24,7 @@ from consumer_keys.secret import Secret
 from consumer_keys.snapshot import POINTER
 from consumer_keys.snapshot_cache import SnapshotCache
 from consumer_keys.store.change import Change
-from tests.simulation.scheduler import Pool, Scheduler, Task, biased
+from tests.simulation.scheduler import Scheduler, Task, biased
 from tests.simulation.world import (
     CONSUMERS,
     ENVIRONMENT,
@@ -70,14 +70,14 @@ class History:
     """One seed."""
 
     def __init__(
-        self, world: World, pool: Pool, seed: int, *, publisher: type[Publisher] = Publisher,
+        self, world: World, seed: int, *, publisher: type[Publisher] = Publisher,
         reader: type[SnapshotCache] = SnapshotCache, restores: bool = False,
     ) -> None:  # fmt: skip
         """`publisher` and `reader` are the real ones, or broken ones that the simulation has to find out.
 
         With `restores` the database is brought back to an older copy now and then; otherwise that is rare.
         """
-        self.world, self.pool, self.rng, self.kind = world, pool, random.Random(seed), publisher
+        self.world, self.rng, self.kind = world, random.Random(seed), publisher
         self.trace: list[str] = []
         world.reset()
         world.readers = [Reader(world, reader) for _ in range(2)]
@@ -109,7 +109,7 @@ class History:
 
     def _play(self, tasks: list[Task], stay: float) -> None:
         world = self.world
-        world.scheduler = Scheduler(self.pool, biased(self.rng, stay))
+        world.scheduler = Scheduler(biased(self.rng, stay))
         try:
             world.scheduler.run(tasks)
         finally:

@@ -22,7 +22,7 @@ from consumer_keys.errors import CloudFailure
 from consumer_keys.publish import PublicationRefused, Publisher
 from consumer_keys.store.change import Change
 from tests.simulation import broken
-from tests.simulation.scheduler import Pool, Scheduler, Task, in_order
+from tests.simulation.scheduler import Scheduler, Task, in_order
 from tests.simulation.schedules import CALLER, SCHEDULES_PER_SEED, History, bulk
 from tests.simulation.world import Faults, Reader, Violation, World, publisher_of
 
@@ -56,14 +56,9 @@ def world(folder: Path) -> Iterator[World]:
     made.close()
 
 
-@pytest.fixture(scope="module")
-def pool() -> Pool:
-    return Pool()
-
-
-def play(world: World, pool: Pool, seed: int) -> None:
+def play(world: World, seed: int) -> None:
     """One history; what it violated is told together with its seed and its steps."""
-    history = History(world, pool, seed)
+    history = History(world, seed)
     try:
         history.run()
     except Exception as error:
@@ -71,30 +66,30 @@ def play(world: World, pool: Pool, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", FAILED)
-def test_a_history_that_once_failed_holds(world: World, pool: Pool, seed: int) -> None:
-    play(world, pool, seed)
+def test_a_history_that_once_failed_holds(world: World, seed: int) -> None:
+    play(world, seed)
 
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_whatever_the_order_of_steps_and_faults_readers_never_go_back_and_one_tick_repairs(
-    world: World, pool: Pool, part: int
+    world: World, part: int
 ) -> None:
     seeds = max(1, SCHEDULES // SCHEDULES_PER_SEED // PARTS)
     first = int(os.environ["CKEYS_SIMULATION_SEED"]) + part * seeds
     for seed in range(first, first + seeds):
-        play(world, pool, seed)
+        play(world, seed)
 
 
 @pytest.mark.parametrize("kind", [*broken.PUBLISHERS, *broken.READERS], ids=lambda kind: kind.__name__)
-def test_a_broken_publisher_or_reader_is_found_out(world: World, pool: Pool, kind: type[Any]) -> None:
+def test_a_broken_publisher_or_reader_is_found_out(world: World, kind: type[Any]) -> None:
     """In a history that the sound ones get through."""
     role = "publisher" if issubclass(kind, Publisher) else "reader"
     for seed in range(500):
         restores = kind is broken.VersionNotAboveTheBucket
         try:
-            History(world, pool, seed, **{role: kind}, restores=restores).run()
+            History(world, seed, **{role: kind}, restores=restores).run()
         except Violation:
-            return History(world, pool, seed, restores=restores).run()
+            return History(world, seed, restores=restores).run()
     raise AssertionError(f"500 histories did not show what is wrong with {kind.__name__}")
 
 
@@ -105,16 +100,16 @@ def orders(part: int = 0, parts: int = 1) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_two_publishers_interleaved_in_every_way_lose_nothing(world: World, pool: Pool, part: int) -> None:
+def test_two_publishers_interleaved_in_every_way_lose_nothing(world: World, part: int) -> None:
     """All of them in CI, every 25th elsewhere."""
     for order in orders(part, PARTS * (1 if SCHEDULES >= ALL else 25)):
-        interleave(world, pool, order, Publisher)
+        interleave(world, order, Publisher)
 
 
-def test_a_publisher_that_forgets_changes_when_it_was_overtaken_is_found_out(world: World, pool: Pool) -> None:
+def test_a_publisher_that_forgets_changes_when_it_was_overtaken_is_found_out(world: World) -> None:
     def all_orders() -> None:
         for order in orders(parts=25):
-            interleave(world, pool, order, broken.ForgetsTooMuch)
+            interleave(world, order, broken.ForgetsTooMuch)
 
     with pytest.raises(Violation):
         all_orders()
@@ -130,7 +125,7 @@ def disable(db: Change) -> None:
     db.audit("key.disable", "default", "secret-00000000000002", None)
 
 
-def interleave(world: World, pool: Pool, order: list[str], kind: type[Publisher]) -> None:
+def interleave(world: World, order: list[str], kind: type[Publisher]) -> None:
     """A tick that builds a new base, and a change's publisher whose clock lets it take over at any step of the tick.
 
     They take their steps in this order; then another change is published.
@@ -147,7 +142,7 @@ def interleave(world: World, pool: Pool, order: list[str], kind: type[Publisher]
     world.store.change(CALLER, world.now_ms, rename)
     world.note_state()
     world.switches = STEPS
-    world.scheduler = scheduler = Scheduler(pool, in_order(order))
+    world.scheduler = scheduler = Scheduler(in_order(order))
     try:
         scheduler.run([Task("first", run), Task("second", run, 65_000)])
     finally:

@@ -13,8 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import sqlalchemy as sa
-
 from ckeys.database import migrate
 from consumer_keys import snapshot_base
 from consumer_keys.errors import Unavailable
@@ -23,15 +21,14 @@ from consumer_keys.model import Caller
 from consumer_keys.operators import system_caller
 from consumer_keys.publish import Publisher
 from consumer_keys.roots import Digests
-from consumer_keys.snapshot import POINTER, unpack_consumer, unpack_key
+from consumer_keys.snapshot import POINTER, ConsumerRecord, KeyRecord, id_bytes, unpack_consumer, unpack_key
 from consumer_keys.snapshot_base import Base
 from consumer_keys.snapshot_cache import Snapshot, SnapshotCache
 from consumer_keys.store.change import Change
 from consumer_keys.store.database import Database
-from consumer_keys.store.publication import Published, SnapshotReads
+from consumer_keys.store.publication import Published
 from tests.simulation.scheduler import Killed, Scheduler, Task
 
-REVISION = sa.text("SELECT revision FROM deployment")
 PREFIX, ENVIRONMENT, MANIFEST_KEY, LOOKUP_KEY = "consumer-keys/", "simulation", b"m" * 32, b"l" * 32
 START_MS = 1_800_000_000_000
 KEYS, CONSUMERS = 4, 2
@@ -196,8 +193,8 @@ class World:
 
     def note_state(self) -> None:
         """Keeps what the database holds at its revision: a snapshot of that revision must hold exactly this."""
-        revision, state = self.store.snapshot(_whole)
-        states = self.states.setdefault(revision, [])
+        states = self.states.setdefault(_revision(self._connection), [])
+        state = _state(self._connection)
         if state not in states:
             states.append(state)
 
@@ -322,9 +319,10 @@ class Store:
 
         def done(db: Any) -> Any:
             nonlocal changed
-            before = db.connection.scalar(REVISION)
+            connection = db.connection.connection.driver_connection
+            before = _revision(connection)
             result = work(db)
-            changed = db.connection.scalar(REVISION) != before
+            changed = _revision(connection) != before
             if world.faults.strike():
                 raise Unavailable("DependencyUnavailable", "database", "commit", "Undone")
             return result
@@ -338,8 +336,27 @@ class Store:
         return result
 
 
-def _whole(db: SnapshotReads) -> tuple[int, State]:
-    return db.published().revision, (dict(db.all_keys()), dict(db.all_consumers()), db.all_operators())
+# What a snapshot has to hold, read without the code that publishes.
+
+
+def _revision(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("SELECT revision FROM deployment").fetchone()[0])
+
+
+def _state(connection: sqlite3.Connection) -> State:
+    keys = connection.execute(
+        "SELECT digest, k.key_id, name, status = 'Enable', consumer_id, ends_at FROM key_values v, consumer_keys k"
+        " WHERE k.key_id = v.key_id"
+    )
+    consumers = connection.execute("SELECT consumer_id, name, status = 'Enable' FROM consumers")
+    return (
+        {
+            digest: KeyRecord(key_id, name, bool(enabled), bound_to, 0 if ends_at is None else ends_at // 1000)
+            for digest, key_id, name, enabled, bound_to, ends_at in keys
+        },
+        {id_bytes(consumer_id): ConsumerRecord(name, bool(enabled)) for consumer_id, name, enabled in consumers},
+        {},  # there are no operators and no groups
+    )
 
 
 class Source:

@@ -55,8 +55,8 @@ class Change(RootRows):
     def revision(self) -> int:
         """The revision that this change commits as."""
         if self._revision is None:
-            self.connection.execute(sa.update(deployment).values(revision=deployment.c.revision + 1))
-            self._revision = self.connection.execute(sa.select(deployment.c.revision)).scalar_one()
+            self.connection.execute(_NEXT_REVISION)
+            self._revision = self.connection.execute(_REVISION).scalar_one()
         return self._revision
 
     @property
@@ -295,18 +295,17 @@ class Change(RootRows):
             _json(after), self.caller.request_id, last["revision"],
         )  # fmt: skip
         chained = entry_hash(entry, bytes(last["audit_hash"]))
-        self.connection.execute(sa.insert(audit).values(hash=chained, **entry._asdict()))
-        self.connection.execute(sa.update(deployment).values(audit_sequence=entry.sequence, audit_hash=chained))
+        self.connection.execute(_NEW_ENTRY, {"hash": chained, **entry._asdict()})
+        self.connection.execute(_LAST_ENTRY, {"audit_sequence": entry.sequence, "audit_hash": chained})
         self._audited = True
 
     def _touch(self, kind: str, ref: bytes) -> None:
-        updated = self.connection.execute(
-            sa.update(changes).where(changes.c.kind == kind, changes.c.ref == ref).values(revision=self.revision)
-        )
+        touched = {"of_kind": kind, "of_ref": ref, "revision": self.revision}
+        updated = self.connection.execute(_TOUCH, touched)
         # The deployment row is locked, so nobody inserts between the two statements. (The engine asks MySQL for the
         # rows that were found, not those that became different.)
         if updated.rowcount == 0:
-            self.connection.execute(sa.insert(changes).values(kind=kind, ref=ref, revision=self.revision))
+            self.connection.execute(_NEW_CHANGE, {"kind": kind, "ref": ref, "revision": self.revision})
 
     def _touch_values(self, which: sa.ColumnElement[bool]) -> None:
         """Every entry that these values have in the snapshot: one per version of the root secret."""
@@ -344,6 +343,12 @@ class Change(RootRows):
             self.connection.execute(sa.update(deployment).values(entry_count=deployment.c.entry_count + difference))
 
 
+# Statements of every change. SQLAlchemy works out a statement's cache key once for a statement that is kept.
+_NEXT_REVISION = sa.update(deployment).values(revision=deployment.c.revision + 1)
+_REVISION = sa.select(deployment.c.revision)
+_NEW_ENTRY, _LAST_ENTRY = sa.insert(audit), sa.update(deployment)
+_NEW_CHANGE = sa.insert(changes)
+_TOUCH = sa.update(changes).where(changes.c.kind == sa.bindparam("of_kind"), changes.c.ref == sa.bindparam("of_ref"))
 _FACET_OF = sa.select(
     k.c.facet_id, k.c.gateway_id, k.c.type, k.c.generation, k.c.creation_source, k.c.status, k.c.consumer_id
 ).where(k.c.key_id == sa.bindparam("of_key"))

@@ -66,49 +66,30 @@ class SnapshotReads(SealedRows, RootRows):
 
     def holds_lease(self, name: str, token: int, now_ms: int) -> bool:
         """Whether the lease claimed with this token is still running."""
-        query = sa.select(leases.c.expires_at).where(leases.c.name == name, leases.c.token == token)
-        expires_at = self.connection.execute(query).scalar()
+        expires_at = self.connection.execute(_LEASE_END, {"lease": name, "claimed": token}).scalar()
         return expires_at is not None and expires_at > now_ms
 
     def change_count(self) -> int:
         """How many entries differ from the base."""
-        return self.connection.execute(sa.select(sa.func.count()).select_from(changes)).scalar_one()
+        return self.connection.execute(_CHANGE_COUNT).scalar_one()
 
     def lasting_count(self) -> int:
         """How many values the keys accept without an end, counted."""
-        query = sa.select(sa.func.count()).select_from(key_values).where(key_values.c.ends_at.is_(None))
-        return self.connection.execute(query).scalar_one()
+        return self.connection.execute(_LASTING_COUNT).scalar_one()
 
     def changed_keys(self, after_revision: int) -> dict[bytes, KeyRecord | None]:
         """Changed digests and their records; None for a value that is gone."""
-        query = (
-            sa.select(changes.c.ref, *_RECORD)
-            .select_from(
-                changes.outerjoin(key_values, key_values.c.digest == changes.c.ref).outerjoin(
-                    k, k.c.key_id == key_values.c.key_id
-                )
-            )
-            .where(changes.c.kind == "value", changes.c.revision > after_revision)
-        )
-        rows = self.connection.execute(query)
+        rows = self.connection.execute(_CHANGED_KEYS, {"after": after_revision})
         found = {bytes(row.ref): None if row.key_id is None else _record(row) for row in rows}
         if self.root_state().coming is not None:
-            coming = (
-                sa.select(changes.c.ref, *_RECORD)
-                .select_from(
-                    changes.join(key_values, key_values.c.coming_digest == changes.c.ref).join(
-                        k, k.c.key_id == key_values.c.key_id
-                    )
-                )
-                .where(changes.c.kind == "value", changes.c.revision > after_revision)
-            )
-            found |= {bytes(row.ref): _record(row) for row in self.connection.execute(coming)}
+            coming = self.connection.execute(_CHANGED_COMING_KEYS, {"after": after_revision})
+            found |= {bytes(row.ref): _record(row) for row in coming}
         return found
 
     def changed_consumers(self, after_revision: int) -> dict[bytes, ConsumerRecord | None]:
         """Changed consumers; None for one that is gone."""
-        query = sa.select(changes.c.ref).where(changes.c.kind == "consumer", changes.c.revision > after_revision)
-        refs = [bytes(ref) for ref in self.connection.execute(query).scalars()]
+        changed = self.connection.execute(_CHANGED_CONSUMERS, {"after": after_revision}).scalars()
+        refs = [bytes(ref) for ref in changed]
         found: dict[bytes, ConsumerRecord] = {}
         ids = ["consumer-" + ref.hex() for ref in refs]
         for start in range(0, len(ids), 500):
@@ -198,21 +179,8 @@ class SnapshotReads(SealedRows, RootRows):
 
     def old_publications(self, before_ms: int, keep: int, limit: int) -> list[sa.RowMapping]:
         """Publications, failed ones too, made before this time and before the newest `keep` that succeeded."""
-        newest = (
-            sa.select(publications.c.version)
-            .where(publications.c.revision != UNRECORDED)
-            .order_by(publications.c.version.desc())
-            .offset(keep - 1)
-            .limit(1)
-            .scalar_subquery()
-        )
-        query = (
-            sa.select(publications)
-            .where(publications.c.created_at < before_ms, publications.c.version < newest)
-            .order_by(publications.c.version)
-            .limit(limit)
-        )
-        return list(self.connection.execute(query).mappings().all())
+        given = {"before_ms": before_ms, "kept": keep - 1, "most": limit}
+        return list(self.connection.execute(_OLD_PUBLICATIONS, given).mappings().all())
 
     def objects_only_of(self, versions: list[int]) -> set[str]:
         """Names of objects that these publications and no others name."""
@@ -237,28 +205,23 @@ class Housekeeping(SnapshotReads):
         A lease that would last longer than `longest_ms` and a minute from now was taken under a clock that was
         ahead; nobody waits for that.
         """
-        implausible = leases.c.expires_at > now_ms + longest_ms + CLOCK_LEEWAY_MS
-        over = sa.or_(leases.c.expires_at <= now_ms, leases.c.holder == holder, implausible)
         claimed = self.connection.execute(
-            sa.update(leases)
-            .where(leases.c.name == name, over)
-            .values(holder=holder, expires_at=now_ms + ttl_ms, token=leases.c.token + 1)
-        )
-        if claimed.rowcount != 1:
-            return None
-        token: int = self.connection.execute(sa.select(leases.c.token).where(leases.c.name == name)).scalar_one()
-        return token
+            _CLAIM,
+            {
+                "lease": name, "claimant": holder, "now_ms": now_ms, "end_ms": now_ms + ttl_ms,
+                "implausible_ms": now_ms + longest_ms + CLOCK_LEEWAY_MS,
+            },
+        )  # fmt: skip
+        return self.latest_token(name) if claimed.rowcount == 1 else None
 
     def renew_lease(self, name: str, token: int, now_ms: int, ttl_ms: int) -> bool:
         """Prolongs a lease; False when somebody else has claimed it since."""
-        own = sa.update(leases).where(leases.c.name == name, leases.c.token == token)
-        self.connection.execute(own.values(expires_at=now_ms + ttl_ms))
+        self.connection.execute(_OWN_LEASE, {"lease": name, "claimed": token, "expires_at": now_ms + ttl_ms})
         return self.is_latest(name, token)
 
     def release_lease(self, name: str, token: int) -> None:
         """Gives a lease back; one that somebody else holds by now is left alone."""
-        own = sa.update(leases).where(leases.c.name == name, leases.c.token == token)
-        self.connection.execute(own.values(expires_at=0))
+        self.connection.execute(_OWN_LEASE, {"lease": name, "claimed": token, "expires_at": 0})
 
     def raise_revision(self, revision: int) -> None:
         """Lifts the counter of a restored database above what was published before."""
@@ -270,14 +233,10 @@ class Housekeeping(SnapshotReads):
         """A version that nobody has had, above `floor`; None when the lease is somebody else's by now."""
         if not self.is_latest(lease, token):
             return None
-        newest = self.connection.execute(sa.select(sa.func.max(publications.c.version))).scalar() or 0
-        published: int = self.connection.execute(sa.select(deployment.c.published_version)).scalar_one()
-        version: int = max(newest, published, floor) + 1
-        self.connection.execute(
-            sa.insert(publications).values(
-                version=version, revision=UNRECORDED, created_at=now_ms, base=base, overlay=overlay
-            )
-        )
+        newest, published = self.connection.execute(_NEWEST_VERSIONS).one()
+        version: int = max(newest or 0, published, floor) + 1
+        row = {"version": version, "revision": UNRECORDED, "created_at": now_ms, "base": base, "overlay": overlay}
+        self.connection.execute(_NEW_PUBLICATION, row)
         return version
 
     def record_publication(
@@ -293,16 +252,15 @@ class Housekeeping(SnapshotReads):
         if self.published().published_version == version:
             return True  # it was committed, but the answer was lost
         self.connection.execute(
-            sa.update(deployment).values(
-                published_version=version, published_revision=revision, published_at=now_ms, published_count=count,
-                base=json.dumps(base._asdict()), base_revision=base_revision,
-                entry_count=deployment.c.entry_count + drift,
-            )
+            _PUBLISHED,
+            {
+                "published_version": version, "published_revision": revision, "published_at": now_ms,
+                "published_count": count, "base": json.dumps(base._asdict()), "base_revision": base_revision,
+                "drift": drift,
+            },
         )  # fmt: skip
-        self.connection.execute(
-            sa.update(publications).where(publications.c.version == version).values(revision=revision)
-        )
-        self.connection.execute(sa.delete(changes).where(changes.c.revision <= base_revision))
+        self.connection.execute(_RECORDED, {"of_version": version, "revision": revision})
+        self.connection.execute(_FORGET_CHANGES, {"up_to": base_revision})
         return True
 
     def forget_publications(self, versions: list[int]) -> None:
@@ -337,6 +295,66 @@ _FORMER_OPERATORS = (
     .where(operators.c.status == "Enable")
 )
 _RECORD = (k.c.key_id, k.c.name, k.c.status, k.c.consumer_id, key_values.c.ends_at)
+
+
+# Statements of every publication. SQLAlchemy works out a statement's cache key once for a statement that is kept.
+_of_lease, _claimed = leases.c.name == sa.bindparam("lease"), leases.c.token == sa.bindparam("claimed")
+_LEASE_END = sa.select(leases.c.expires_at).where(_of_lease, _claimed)
+_OWN_LEASE = sa.update(leases).where(_of_lease, _claimed)
+_CLAIM = (
+    sa.update(leases)
+    .where(
+        _of_lease,
+        sa.or_(
+            leases.c.expires_at <= sa.bindparam("now_ms"),
+            leases.c.holder == sa.bindparam("claimant"),
+            leases.c.expires_at > sa.bindparam("implausible_ms"),
+        ),
+    )
+    .values(holder=sa.bindparam("claimant"), expires_at=sa.bindparam("end_ms"), token=leases.c.token + 1)
+)
+_CHANGE_COUNT = sa.select(sa.func.count()).select_from(changes)
+_LASTING_COUNT = sa.select(sa.func.count()).select_from(key_values).where(key_values.c.ends_at.is_(None))
+_later = changes.c.revision > sa.bindparam("after")
+_CHANGED_CONSUMERS = sa.select(changes.c.ref).where(changes.c.kind == "consumer", _later)
+_CHANGED_KEYS = (
+    sa.select(changes.c.ref, *_RECORD)
+    .select_from(
+        changes.outerjoin(key_values, key_values.c.digest == changes.c.ref).outerjoin(
+            k, k.c.key_id == key_values.c.key_id
+        )
+    )
+    .where(changes.c.kind == "value", _later)
+)
+_CHANGED_COMING_KEYS = (
+    sa.select(changes.c.ref, *_RECORD)
+    .select_from(
+        changes.join(key_values, key_values.c.coming_digest == changes.c.ref).join(k, k.c.key_id == key_values.c.key_id)
+    )
+    .where(changes.c.kind == "value", _later)
+)
+_NEWEST_VERSIONS = sa.select(
+    sa.select(sa.func.max(publications.c.version)).scalar_subquery(), deployment.c.published_version
+)
+_NEW_PUBLICATION = sa.insert(publications)
+_RECORDED = sa.update(publications).where(publications.c.version == sa.bindparam("of_version"))
+_OLD_PUBLICATIONS = (
+    sa.select(publications)
+    .where(
+        publications.c.created_at < sa.bindparam("before_ms"),
+        publications.c.version
+        < sa.select(publications.c.version)
+        .where(publications.c.revision != UNRECORDED)
+        .order_by(publications.c.version.desc())
+        .offset(sa.bindparam("kept"))
+        .limit(1)
+        .scalar_subquery(),
+    )
+    .order_by(publications.c.version)
+    .limit(sa.bindparam("most"))
+)
+_PUBLISHED = sa.update(deployment).values(entry_count=deployment.c.entry_count + sa.bindparam("drift"))
+_FORGET_CHANGES = sa.delete(changes).where(changes.c.revision <= sa.bindparam("up_to"))
 
 
 def _record(row: Any) -> KeyRecord:

@@ -182,7 +182,12 @@ class Reads(KeyLists):
 
     def is_latest(self, lease: str, token: int) -> bool:
         """Whether nobody has claimed the lease since; in a write transaction nobody will before it ends."""
-        return self.connection.execute(_LEASE_TOKEN, {"lease": lease}).scalar() == token
+        return self.latest_token(lease) == token
+
+    def latest_token(self, lease: str) -> int | None:
+        """The token of the last claim of a lease."""
+        token: int | None = self.connection.execute(_LEASE_TOKEN, {"lease": lease}).scalar()
+        return token
 
     def data_key(self, data_key_id: str) -> sa.RowMapping | None:
         """A wrapped data key."""
