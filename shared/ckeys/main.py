@@ -17,7 +17,7 @@ import click
 from ckeys.audit import audit
 from ckeys.keys import keys
 from ckeys.operators import init, operators
-from ckeys.reach import one_sentence
+from ckeys.reach import one_sentence, texts_withheld
 from ckeys.rotate_root import rotate_root
 
 PORT_DEFAULT = 9000
@@ -101,7 +101,7 @@ def publish(may_shrink: bool) -> None:
     from consumer_keys import wiring
     from consumer_keys.publish import PublicationRefused
 
-    with one_sentence(PublicationRefused):
+    with one_sentence(PublicationRefused), texts_withheld():
         outcome = wiring.services().publisher.publish(heartbeat=True, may_shrink=may_shrink)
     click.echo(json.dumps(outcome and outcome._asdict()))
 
@@ -156,7 +156,7 @@ def rotate_data_keys(days: float, batch: int, rewrap: bool) -> None:
     """
     from consumer_keys import data_keys, wiring
 
-    with one_sentence():
+    with one_sentence(), texts_withheld():
         app = wiring.services()
         report: dict[str, Any] = {"rewrapped": data_keys.rewrap(app, batch)} if rewrap else {}
         report |= data_keys.rotate(app, days, batch, progress=lambda count: click.echo(f"{count} ...", err=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,31 @@ def services_of(home: str | None) -> Iterator[Any]:
         except ConfigError as error:
             hint = "" if home else " For a local run, name its state folder: --home or CKEYS_HOME."
             raise click.ClickException(f"The settings do not fit: {error}.{hint}") from None
-        yield services
+        with texts_withheld():
+            yield services
     finally:
         wiring.close()
         os.environ.clear()
         os.environ.update(saved)
+
+
+@contextlib.contextmanager
+def texts_withheld() -> Iterator[None]:
+    """What nobody foresaw is shown by its kind and its places: its text may hold a value, as for `log`."""
+    from consumer_keys.errors import CloudFailure, Problem
+
+    try:
+        yield
+    except (click.ClickException, CloudFailure, Problem):
+        raise
+    except Exception as error:
+        if getattr(error, "safe_to_log", False):
+            raise
+        traceback.print_tb(error.__traceback__)
+        kind = type(error).__name__
+        raise click.ClickException(
+            f"Something failed inside: {kind}; its text may hold a value and is left out."
+        ) from None
 
 
 def _local_environment(home: Path) -> dict[str, str]:

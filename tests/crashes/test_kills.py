@@ -2,7 +2,7 @@
 
 300 times on SQLite, 100 times on PostgreSQL, 50 times on MariaDB. After each kill: every acknowledged change is there,
 the one that was under way is there whole or not at all, every revision has its audit row; one tick later the snapshot
-holds what the database holds, and the audit chain is whole.
+holds what the database holds, and the audit chain is whole. What the dead leave behind holds no value.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from consumer_keys.snapshot import decode_overlay, pack_consumer, pack_key
 from consumer_keys.snapshot_base import Base
 from tests.conftest import Api
 from tests.databases import rows_of
+from tests.functions.canaries import files, places_of, sweep
+from tests.functions.failing import CANARIES, PREFIX
 from tests.functions.helpers import check_counted, pointer, sql
 
 # A rotation of the root secret is killed at these in tests/functions/test_rotate_root.py.
@@ -37,6 +39,7 @@ KILLED_AT = {
     "postgresql": sorted(WRITER),
     "mariadb": sorted(WRITER),
 }
+SECRETS = {name: CANARIES[name].encode() for name in ("system", "content")}
 BATCH = 50
 BATCHES = [("sqlite", number) for number in range(6)] + [("postgresql", 6), ("postgresql", 7), ("mariadb", 8)]
 
@@ -174,9 +177,9 @@ def prepare(deployment: Deployment, order: dict[str, Any]) -> None:
 def test_a_killed_writer_loses_nothing_and_leaves_nothing_half_done(
     make_deployment: Callable[..., Deployment], database: str, batch: int, tmp_path: Path
 ) -> None:
-    deployment = make_deployment()
+    deployment = make_deployment(KEY_PREFIX=PREFIX)
     api = Api(deployment, deployment.operator[1])
-    api.put_credential("cred", "content-Zq7x9Lk3")
+    api.put_credential("cred", CANARIES["content"])
     api.create_key("followed", generation="KMS", credential={"name": "cred", "version": "v1"})
     for _ in range(22):  # so many publications are kept whatever their age
         api.tick()
@@ -184,7 +187,9 @@ def test_a_killed_writer_loses_nothing_and_leaves_nothing_half_done(
     expected = Expected(rows_of(engine))
     # One process plays every function, so it has the account's own credential and no function's role.
     account = dict(zip(("SECRETID", "SECRETKEY", "SESSIONTOKEN"), (*deployment.operator, ""), strict=True))
-    writer = Writer(deployment.environment | {f"TENCENTCLOUD_{name}": value for name, value in account.items()})
+    (left := tmp_path / "left").mkdir()
+    settings = {f"TENCENTCLOUD_{name}": value for name, value in account.items()} | {"TMPDIR": str(left)}
+    writer = Writer(deployment.environment | settings)
     try:
         for number, order in enumerate(orders(database, batch)):
             prepare(deployment, order)
@@ -197,6 +202,10 @@ def test_a_killed_writer_loses_nothing_and_leaves_nothing_half_done(
     finally:
         writer.close()
     recover(deployment, api, tmp_path)
+    places = places_of(deployment) | files(left)
+    operator = {"operator": deployment.operator[1].encode()}
+    assert sweep(places, {**SECRETS, **operator}, {("operator", "home/operator.json")}) == []
+    assert sweep(places, operator), "that one file does hold it"
 
 
 def recover(deployment: Deployment, api: Api, folder: Path) -> None:

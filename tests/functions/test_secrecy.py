@@ -5,10 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-import zlib
 from base64 import b64decode, b64encode, urlsafe_b64encode
-from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,67 +17,13 @@ from ckeys.deployment import Deployment
 from tencent_emulator.pytest_plugin import TestClock
 from tests.conftest import Answer, Api
 from tests.databases import rows_of
-from tests.functions.helpers import as_operator, change_content, database_down, kms_key, objects, sql, ssm
+from tests.functions.canaries import GZIP, files, places_of, sweep
+from tests.functions.helpers import as_operator, change_content, database_down, kms_key, sql, ssm
 from tests.functions.test_least_privilege import group_calls
 from tests.functions.test_reveal_to import key_pair, opened
 
 CUSTOM = "Zq7+canary/9Xw=~Lk3.vT-2_pB8dF5gH"
 CONTENTS = ("kms+content/one=Zq7x9Lk3wP", "kms+content/two=Vw4t2Np8sR", "kms+unusable content Hd5s6Rj1")
-GZIP = b"\x1f\x8b\x08"
-
-
-def encodings(secret: bytes) -> dict[str, bytes]:
-    """The forms in which a secret could lie somewhere."""
-    forms = {
-        "raw": secret,
-        "hex": secret.hex().encode(),
-        "HEX": secret.hex().upper().encode(),
-        "percent": "".join(f"%{number:02X}" for number in secret).encode(),
-        "percent, lower case": "".join(f"%{number:02x}" for number in secret).encode(),
-        "escapes": "".join(f"\\x{number:02x}" for number in secret).encode(),
-        "utf-16": b"\x00".join(bytes([number]) for number in secret),
-    }
-    for encode, name in ((b64encode, "base64"), (urlsafe_b64encode, "base64url")):
-        for offset in range(3):
-            # Characters that depend on what stands before or behind the secret are cut off.
-            coded = encode(bytes(offset) + secret).rstrip(b"=")
-            spare = (offset + len(secret)) % 3
-            forms[f"{name}, offset {offset}"] = coded[(0, 2, 3)[offset] : len(coded) - (1 if spare else 0)]
-    if secret.isascii():
-        text = secret.decode()
-        forms["url"] = quote(text, safe="").encode()
-        forms["json"] = json.dumps(text)[1:-1].encode()
-        forms["json, slashes"] = json.dumps(text)[1:-1].replace("/", "\\/").encode()
-        forms["json, unicode"] = "".join(f"\\u{ord(char):04x}" for char in text).encode()
-    return forms
-
-
-def unpacked(data: bytes) -> Iterator[bytes]:
-    """The data, and every gzip member inside it."""
-    yield data
-    start = data.find(GZIP)
-    while start >= 0:
-        with suppress(zlib.error):
-            yield from unpacked(zlib.decompressobj(wbits=31).decompress(data[start:]))
-        start = data.find(GZIP, start + 1)
-
-
-def sweep(places: dict[str, bytes], secrets: dict[str, bytes], allowed: Collection[tuple[str, str]] = ()) -> list[str]:
-    """Every hit as `secret, form: place`."""
-    forms = {name: encodings(secret) for name, secret in secrets.items()}
-    return [
-        f"{name}, {form}: {place}"
-        for place, data in places.items()
-        for part in unpacked(data)
-        for name, wanted in forms.items()
-        for form, text in wanted.items()
-        if text in part and (name, place) not in allowed
-    ]
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 class Recorder(Api):
@@ -236,13 +180,7 @@ def test_no_secret_is_written_anywhere_in_any_encoding(
     keys = kept.services.root
     secrets |= {"lookup key": keys.lookup_key, "manifest key": keys.manifest_key, "operator key": keys.operator_key}
     output = capfd.readouterr()
-    places = {f"home/{name}": data for name, data in files(kept.home).items()}
-    # WAL and database as they lie on the disk, and once more as rows: nothing hides in an overflow page.
-    for table, rows in rows_of(kept.services.store.engine).items():
-        for row in rows:
-            columns = [value if isinstance(value, bytes) else str(value).encode() for value in row.values()]
-            places[f"rows of {table}"] = places.get(f"rows of {table}", b"") + b"\n".join(columns) + b"\n"
-    places |= {f"bucket/{name}": data for name, data in objects(kept).items()}
+    places = places_of(kept)
     places |= {"stdout": output.out.encode(), "stderr": output.err.encode(), "logging": caplog.text.encode()}
     places["answers"] = "\n".join(map(repr, api.kept)).encode()
     places["answers as json"] = json.dumps(api.kept).encode()
