@@ -3,9 +3,9 @@
 from typing import Any
 
 from consumer_keys import wiring
-from consumer_keys.cloud_api import handler
+from consumer_keys.cloud_api import entrance
 
 
 def main_handler(event: Any, context: Any) -> Any:
     """Entry point of SCF."""
-    return handler.handle(event, context, wiring.services)
+    return entrance.handle(event, context, wiring.services)

@@ -23,7 +23,7 @@ from ckeys.front import load_handlers
 from ckeys.policies import ADMINISTRATOR, policies
 from ckeys.reach import ENVIRONMENT_FILE
 from ckeys.template import Function, Template, load_template
-from consumer_keys import config, front_door, operator_admin, validate_wiring, wiring
+from consumer_keys import config, invocation, operator_admin, validate_wiring, wiring
 from consumer_keys.access import token_digest
 from consumer_keys.errors import CloudFailure
 from consumer_keys.roots import ROOT_BYTES
@@ -86,14 +86,15 @@ class Deployment:
 
     def call(self, function: str, event: Event) -> Any:
         """What the function returns for an event."""
-        return invoke(self.template.function(function), self.handlers[function], event)
+        found, namespace = self.template.function(function), self.template.namespace
+        return invoke(found, self.handlers[function], event, namespace=namespace)
 
     def close(self) -> None:
         """Stops the emulator, closes connections and gives the environment back; repeating it is harmless."""
         if self._saved is not None:
             wiring.close()
             validate_wiring.close()
-            front_door.close()
+            invocation.close()
             os.environ.clear()
             os.environ.update(self._saved)
             self._saved = None

@@ -34,7 +34,7 @@ def policies(root: Path, template: Template, uin: str, settings: Mapping[str, st
     for function in template.functions:
         values |= function.environment
     values |= {name: value for name, value in (settings or {}).items() if value}
-    values |= {"UIN": uin, "APPID": values["COS_BUCKET"].rpartition("-")[2]}
+    values |= {"UIN": uin, "APPID": values["COS_BUCKET"].rpartition("-")[2], "NAMESPACE": template.namespace}
     roles = [*(function.role for function in template.functions), ADMINISTRATOR]
     return {role: _rendered(root / "policies" / f"{role}.json", values) for role in roles}
 

@@ -133,7 +133,6 @@ SETTINGS = (
         "CLOUD_ENDPOINT", None, _text, "`host:port` that serves SSM, KMS, COS and SCF over plain http, for local runs"
     ),
     Setting("FRONT_DOOR_ROUTES", None, _text, "front_door only: the routes of template.yaml as JSON"),
-    Setting("FRONT_DOOR_NAMESPACE", "default", _text, "front_door only: SCF namespace of the functions"),
 )
 
 
@@ -167,7 +166,6 @@ class Settings(NamedTuple):
     tencentcloud_region: str
     cloud_endpoint: str | None
     front_door_routes: str | None
-    front_door_namespace: str
 
 
 def load(environ: Mapping[str, str], needs: tuple[str, ...] = ()) -> Settings:

@@ -11,36 +11,27 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from consumer_keys import config, log, web
-from consumer_keys.cloud.scf import Scf
-from consumer_keys.errors import Problem, Unavailable
+from consumer_keys import config, invocation, web
+from consumer_keys.errors import Problem
 
 FUNCTION = "front_door"
-UNANSWERED = "The function behind this path did not answer; whether the call took effect is not known."
 Routes = tuple[tuple[str, "re.Pattern[str]", str], ...]
 
 
 def handle(event: Any, context: Any) -> Any:
     """Answers with exactly what the function answered."""
-    answered: list[Any] = []
 
-    def answer(request: web.Request) -> web.Reply:
+    def answer(request: web.Request) -> invocation.Handed:
         if request.kind != "http":
             raise Problem("MalformedEvent", "The front door takes HTTP events only; invoke the function itself.")
         settings = config.load(config.environment(), ("FRONT_DOOR_ROUTES",))
         function = find(routes(settings.front_door_routes or ""), request.method, request.path)
-        try:
-            result = _scf(settings).invoke(function, settings.front_door_namespace, event)
-        except Unavailable as failure:
-            log.emit_exception("cloud_failure", failure, function=FUNCTION, code=failure.cloud_code, stage=function)
-            raise Problem("DependencyUnavailable", UNANSWERED) from None
+        result = invocation.invoke(FUNCTION, function, event, context)
         if not isinstance(result, dict) or not isinstance(result.get("statusCode"), int):
             raise Problem("InternalError")
-        answered.append(result)
-        return web.Reply(result["statusCode"], None)
+        return invocation.Handed(result, result["statusCode"])
 
-    own = web.respond(FUNCTION, event, context, answer)
-    return answered[0] if answered else own
+    return invocation.respond(FUNCTION, event, context, answer)
 
 
 def find(table: Routes, method: str, path: str) -> str:
@@ -73,22 +64,3 @@ def _method_and_pattern(route: str) -> tuple[str, re.Pattern[str]]:
     # A gateway may ask at `/validate/`, its prefix and the path `/`: below a path there may be nothing.
     pattern = re.sub(r"\\\{rest\\\}", ".*", re.escape(path))
     return method, re.compile(re.sub(r"\\\{[a-z_]+\\\}", "[^/]+", pattern), re.DOTALL)
-
-
-def close() -> None:
-    """Closes kept connections; the next call opens new ones."""
-    for scf in _live:
-        scf.close()
-    _live.clear()
-    _scf.cache_clear()
-
-
-_live: list[Scf] = []
-
-
-@lru_cache(maxsize=2)
-def _scf(settings: config.Settings) -> Scf:
-    # The functions behind may take up to their own timeout; the front door waits as long as its own allows.
-    built = Scf(config.role_credential, settings.tencentcloud_region, settings.cloud_endpoint, (1.0, 55.0))
-    _live.append(built)
-    return built

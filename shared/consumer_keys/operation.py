@@ -44,28 +44,32 @@ class Call(NamedTuple):
     input: Any
 
 
-def serve(operation: Operation, run: Callable[[Any, Any, Call], Reply], event: Any, context: Any, services: Any) -> Any:
+Run = Callable[[Any, Any, Call], Reply]
+
+
+def serve(operation: Operation, run: Run, event: Any, context: Any, services: Any) -> Any:
     """Runs one management operation: authenticate, authorise, parse, run, answer.
 
     `services` builds the collaborators at the first call. Whatever goes wrong becomes one problem document.
     """
+    return respond(operation.function, event, context, lambda request: answer(operation, run, request, services))
 
-    def answer(request: Request) -> Reply:
-        params = path_params(operation, request)
-        app, caller = services(), None
-        try:
-            caller = app.authenticate(operation.function, request, params.get("gateway_id"))
-            return run(app, caller, Call(request, params, read_input(operation, request, params)))
-        except Replayed as replay:
-            app.publish_pending()  # the first attempt may have ended between its commit and its publication
-            return Reply(operation.status, replay.body, {"Idempotency-Replayed": "true"})
-        except Problem as problem:
-            actor = problem.actor if caller is None else caller.actor
-            if operation.denied is not None and actor is not None and problem.status != BAD_REQUEST:
-                operation.denied(app, actor, request.request_id, params, problem)
-            raise
 
-    return respond(operation.function, event, context, answer)
+def answer(operation: Operation, run: Run, request: Request, services: Any) -> Reply:
+    """The reply to one request for the operation. Raises Problem."""
+    params = path_params(operation, request)
+    app, caller = services(), None
+    try:
+        caller = app.authenticate(operation.function, request, params.get("gateway_id"))
+        return run(app, caller, Call(request, params, read_input(operation, request, params)))
+    except Replayed as replay:
+        app.publish_pending()  # the first attempt may have ended between its commit and its publication
+        return Reply(operation.status, replay.body, {"Idempotency-Replayed": "true"})
+    except Problem as problem:
+        actor = problem.actor if caller is None else caller.actor
+        if operation.denied is not None and actor is not None and problem.status != BAD_REQUEST:
+            operation.denied(app, actor, request.request_id, params, problem)
+        raise
 
 
 def resource(found: Any, *, status: int = 200, **more: Any) -> Reply:

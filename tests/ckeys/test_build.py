@@ -98,6 +98,14 @@ def test_only_the_functions_that_return_values_carry_the_library_that_seals_them
     assert carrying == {"create_key", "reveal_key"}
 
 
+def test_only_the_functions_that_hand_events_on_can_reach_other_functions() -> None:
+    reaching = set()
+    for function in load_template(ROOT / "template.yaml").functions:
+        modules, _ = reach(SHARED, ROOT / "functions" / function.name / "index.py")
+        reaching |= {function.name} if any(path.match("cloud/scf.py") for path in modules) else set()
+    assert reaching == {"front_door", "cloud_api"}
+
+
 def test_every_function_s_code_is_found() -> None:
     for function in load_template(ROOT / "template.yaml").functions:
         modules, imported = reach(SHARED, ROOT / "functions" / function.name / "index.py")

@@ -22,7 +22,7 @@ SECRET, KEY = f"qcs::ssm:ap-guangzhou:uin/{UIN}:secret/creatorUin/{UIN}/", f"qcs
 VALUES_KEY, OPERATORS_KEY = (f"{KEY}creatorUin/{UIN}/00000000-0000-0000-0000-00000000000{number}" for number in (1, 2))
 FOLDER = "qcs::cos:ap-guangzhou:uid/1250000000:consumer-keys-1250000000/consumer-keys/*"
 AUDIT = FOLDER.replace("/consumer-keys/", "/consumer-keys-audit/")
-CREATING, REVEALING = {"ckeys-create-key", "ckeys-cloud-api"}, {"ckeys-reveal-key", "ckeys-cloud-api"}
+CREATING, REVEALING = {"ckeys-create-key", "ckeys-cloud-api"}, {"ckeys-reveal-key"}
 # Reviewed: a resource may end with a star only here. The folder's objects are named by their hashes; keys refer to
 # any credential of the chosen prefix, and the deny beside it keeps the root secret's siblings away.
 STARS = {
@@ -81,6 +81,19 @@ def test_the_validator_reads_the_snapshot_and_the_root_secret_and_nothing_else()
     assert permissions("ckeys-validate-key") == expected
 
 
+def test_in_all_policies_exactly_one_function_may_decrypt_under_the_key_of_values() -> None:
+    """Over the documents as they are written, stars and other spellings included; the administrator is no function."""
+    opening = set()
+    for path in (ROOT / "policies").glob("*.json"):
+        for statement in json.loads(path.read_text(encoding="utf-8"))["statement"]:
+            actions = [re.compile(re.escape(action).replace(r"\*", ".*"), re.I) for action in statement["action"]]
+            opens = any(action.fullmatch(f"kms:{name}") for action in actions for name in ("Decrypt", "ReEncrypt"))
+            named = any("${KMS_KEY_ID}" in one or one.endswith("*") for one in statement["resource"])
+            if statement["effect"] == "allow" and opens and named:
+                opening.add(path.stem)
+    assert opening == {"ckeys-reveal-key", ADMINISTRATOR}
+
+
 def test_only_what_reveals_may_decrypt_under_the_key_of_values_and_only_what_creates_seals() -> None:
     assert holders("kms:Decrypt", VALUES_KEY) == REVEALING
     assert holders("kms:GenerateDataKey") == CREATING
@@ -121,7 +134,13 @@ def test_the_front_door_calls_the_functions_with_routes_and_nothing_else() -> No
     names = {resource.rpartition("/")[2] for _, resource in allowed}
     assert names == {function.name for function in TEMPLATE.functions if function.routes}
     assert {action for action, _ in allowed} == {"scf:Invoke", "scf:InvokeFunction"}
-    assert holders("scf:Invoke") == {"ckeys-front-door"}
+    assert holders("scf:Invoke") == {"ckeys-front-door", "ckeys-cloud-api"}
+
+
+def test_the_cloud_api_calls_the_function_that_reveals_and_no_other_in_the_templates_namespace() -> None:
+    resource = f"qcs::scf:ap-guangzhou:uin/{UIN}:namespace/{TEMPLATE.namespace}/function/reveal_key"
+    allowed = {each for each in permissions("ckeys-cloud-api") if each[0].startswith("scf:")}
+    assert allowed == {("scf:Invoke", resource), ("scf:InvokeFunction", resource)}
 
 
 def test_a_credential_prefix_narrows_what_may_be_read() -> None:
@@ -171,6 +190,9 @@ def summary(role: str) -> str:
     }  # fmt: skip
     found: dict[str, set[str]] = {}
     for action, resource in permissions(role):
-        name = "functions with routes" if resource.startswith("qcs::scf") else names[resource]
+        if resource.startswith("qcs::scf"):
+            name = "functions with routes" if role == "ckeys-front-door" else resource.rpartition("/")[2]
+        else:
+            name = names[resource]
         found.setdefault(name, set()).add(action.partition(":")[2])
     return "; ".join(f"{name}: {', '.join(sorted(actions))}" for name, actions in sorted(found.items()))

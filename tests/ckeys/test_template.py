@@ -124,6 +124,11 @@ def test_the_front_door_and_the_cloud_api_have_a_function_url() -> None:
     assert with_url == ["cloud_api", "front_door"]
 
 
+def test_who_waits_for_another_function_may_take_longer_than_that_one() -> None:
+    chain = [PROJECT.function(name).timeout_seconds for name in ("front_door", "cloud_api", "reveal_key")]
+    assert chain == sorted(set(chain), reverse=True)
+
+
 def test_validation_and_the_front_door_get_no_database_and_no_master_key() -> None:
     general = PROJECT.function("create_key").environment
     assert {"DATABASE_URL", "KMS_KEY_ID", "KMS_OPERATOR_KEY_ID", "COS_BUCKET"} <= general.keys()

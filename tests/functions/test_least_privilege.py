@@ -42,10 +42,10 @@ ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(READING, OPERATED),
     "create_key": OPERATED | PUBLISH | CREDENTIALS | {"values generate"},
     "reveal_key": OPERATED | {"values decrypt"},
-    "cloud_api": OPERATED | PUBLISH | CREDENTIALS | {"values generate", "values decrypt"},
+    "cloud_api": OPERATED | PUBLISH | CREDENTIALS | {"values generate", "invoke reveal_key"},
     "validate_key": {"root get", "snapshot get"},
     "sync_credentials": PUBLISH | CREDENTIALS | {"snapshot delete", "audit get", "audit put"},
-    "front_door": {"invoke create_key", "invoke validate_key"},
+    "front_door": {"invoke create_key", "invoke reveal_key", "invoke validate_key"},
 }
 
 
@@ -82,8 +82,9 @@ def attempts(deployment: Deployment, credential: tuple[str, str, str]) -> Iterat
     yield "audit list", partial(cos.list, "consumer-keys-audit/")
     yield "snapshot list", partial(cos.list, "consumer-keys/")
     yield "list objects", partial(cos._call, "ListObjects", lambda client: client.list_objects(Bucket=BUCKET))
-    for name in ("create_key", "validate_key", "sync_credentials", "front_door"):
-        yield f"invoke {name}", partial(scf.invoke, name, "default", {"key": 1})
+    for name in ("create_key", "reveal_key", "validate_key", "sync_credentials", "front_door"):
+        yield f"invoke {name}", partial(scf.invoke, name, deployment.template.namespace, {"key": 1})
+    yield "invoke elsewhere", partial(scf.invoke, "reveal_key", "another-namespace", {"key": 1})
     for close in (ssm.close, kms.close, scf.close, cos.close):
         close()
 
@@ -115,6 +116,13 @@ def test_each_role_can_do_what_its_function_needs_and_nothing_else(prepared: Dep
     assert ALLOWED.keys() == {function.name for function in prepared.template.functions}
     for function in prepared.template.functions:
         assert done(prepared, function.role) == ALLOWED[function.name], function.name
+
+
+def test_exactly_one_function_opens_values(prepared: Deployment) -> None:
+    """Those who run `ckeys rotate-data-keys` may too, with the administrator's role; that is no function's."""
+    roles = {item.role: item.name for item in prepared.template.functions} | {ADMINISTRATOR: "people"}
+    opening = {name for role, name in roles.items() if {"values decrypt", "values reencrypt"} & done(prepared, role)}
+    assert opening == {"reveal_key", "people"}
 
 
 def test_the_administrators_role_rotates_and_publishes_but_reads_no_sibling_and_calls_nothing(

@@ -6,6 +6,7 @@ served under both, since a key's whole life needs them both at the vendor's.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from consumer_keys.store.reads import Reads
     from consumer_keys.wiring import Services
 
-PREFIX = "CloudNativeAPIGateway"
+_NAME = re.compile(r"([A-Z][a-z]+)CloudNativeAPIGateway([A-Z][A-Za-z]+)")
+CLOUD_API, REVEAL_KEY = "cloud_api", "reveal_key"
 NOTHING: Any = object()  # an answer without the member Result
 
 
@@ -55,6 +57,7 @@ class Action(NamedTuple):
     """`functions` are those whose roles may call it; `again` makes the result from the first call's stored answer.
 
     `denied(app, actor, request_id, params, problem)` is called before a known operator is refused, as in `Operation`.
+    `served_by` is the function that does it, which cloud_api hands the request on to if it is another one.
     """
 
     functions: tuple[str, ...]
@@ -62,6 +65,7 @@ class Action(NamedTuple):
     run: Run
     again: Callable[[Mapping[str, Any]], Any] | None = None
     denied: Callable[..., None] | None = None
+    served_by: str = CLOUD_API
 
 
 def _create_key(app: Services, given: Given) -> Any:
@@ -286,7 +290,8 @@ ACTIONS: dict[str, Action] = {
     "DescribeSecretKey": Action(("get_key",), requests.DescribeSecretKey, _describe_key),
     "DescribeSecretKeyList": Action(("list_keys",), requests.DescribeSecretKeyList, _describe_key_list),
     "DescribeSecretKeyValue": Action(
-        ("reveal_key",), requests.DescribeSecretKeyValue, _describe_key_value, denied=audit.note_denied_reveal
+        (REVEAL_KEY,), requests.DescribeSecretKeyValue, _describe_key_value, denied=audit.note_denied_reveal,
+        served_by=REVEAL_KEY,  # no other function may decrypt values
     ),
     "ModifySecretKey": Action(("update_key",), requests.ModifySecretKey, _modify_key, _nothing),
     "ModifySecretKeyStatus": Action(
@@ -319,7 +324,7 @@ ACTIONS: dict[str, Action] = {
 }  # fmt: skip
 
 
-def find(name: str) -> Action | None:
+def find(name: Any) -> Action | None:
     """The action of this full name, `CreateCloudNativeAPIGatewayConsumer` for example."""
-    verb, found, noun = name.partition(PREFIX)
-    return ACTIONS.get(verb + noun) if found else None
+    match = _NAME.fullmatch(name) if isinstance(name, str) else None
+    return None if match is None else ACTIONS.get(match[1] + match[2])

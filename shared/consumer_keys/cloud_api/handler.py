@@ -1,4 +1,4 @@
-"""The function cloud_api: the vendor's envelope around its actions.
+"""The vendor's envelope around its actions, whichever function serves them.
 
 The official clients take an answer for an error only when it is HTTP 200, has exactly `application/json` as its content
 type, and holds Error and RequestId beside each other. So everything that can go wrong is answered in that form.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from consumer_keys import log, operators, tc3, web
 from consumer_keys.access import authorise
 from consumer_keys.cloud_api import requests
-from consumer_keys.cloud_api.actions import NOTHING, Action, Given, find
+from consumer_keys.cloud_api.actions import CLOUD_API, NOTHING, Action, Given, find
 from consumer_keys.cloud_api.errors import (
     MISSING,
     NO_ACTION,
@@ -32,49 +32,65 @@ from consumer_keys.snapshot import OperatorRecord
 if TYPE_CHECKING:
     from consumer_keys.wiring import Services
 
-FUNCTION = "cloud_api"
 # Service in the signature -> its version of the API. Both are served on one state.
 VERSIONS = {"cngw": "2023-04-18", "tse": "2020-12-07"}
 _SERVICE_OF = {version: service for service, version in VERSIONS.items()}
 
 
-def handle(event: Any, context: Any, services: Callable[[], Services]) -> Any:
-    """Answers one request of an official client, or a direct invocation `{Action, Version, ...}`."""
-    return web.respond(FUNCTION, event, context, lambda request: answer(request, services))
+def action_name(request: web.Request) -> Any:
+    """What a request, of an official client or direct (`{Action, Version, ...}`), names as its action, if it does."""
+    if request.kind == "http":
+        return request.header("x-tc-action")
+    return request.fields.get("Action") if request.kind == "direct" else None
 
 
-def answer(request: web.Request, services: Callable[[], Services]) -> web.Reply:
+def server_of(request: web.Request) -> str | None:
+    """The one function that serves the request's action, None if there is no such action."""
+    action = find(action_name(request))
+    return None if action is None else action.served_by
+
+
+def answer(function: str, request: web.Request, services: Callable[[], Services]) -> web.Reply:
     """The envelope: always 200, `Response` with RequestId, and either Error, Result or neither."""
-    request_id = request.request_id or str(uuid.uuid4())
-    noted: dict[str, Any] = {}
+    request_id, noted = id_of(request), dict[str, Any]()
     try:
-        result = _run(services(), request, request_id, noted)
-        content = {} if result is NOTHING else {"Result": result}
+        result = _run(function, services(), request, request_id, noted)
     except Exception as error:  # noqa: BLE001 - the edge: whatever happened inside, clients get an envelope
-        refused = _refused(error, request_id)
-        noted["code"] = refused.code
-        content = {"Error": {"Code": refused.code, "Message": refused.message}}
+        return refusal(function, error, request_id, noted)
+    content = {} if result is NOTHING else {"Result": result}
     return web.Reply(200, {"Response": {**content, "RequestId": request_id}}, {}, noted)
 
 
-def _refused(error: Exception, request_id: str) -> Refused:
+def id_of(request: web.Request) -> str:
+    """A RequestId in any case: the official clients take an answer without one for none."""
+    return request.request_id or str(uuid.uuid4())
+
+
+def refusal(function: str, error: Exception, request_id: str, noted: Mapping[str, Any]) -> web.Reply:
+    """The envelope around what went wrong; its code goes into the log."""
+    refused = _refused(function, error, request_id)
+    content = {"Error": {"Code": refused.code, "Message": refused.message}, "RequestId": request_id}
+    return web.Reply(200, {"Response": content}, {}, {**noted, "code": refused.code})
+
+
+def _refused(function: str, error: Exception, request_id: str) -> Refused:
     if isinstance(error, Refused):
         return error
     if isinstance(error, Problem):
         return from_problem(error)
     if isinstance(error, CloudFailure):
-        log.emit_exception("cloud_failure", error, function=FUNCTION, code=error.cloud_code, stage=error.action)
+        log.emit_exception("cloud_failure", error, function=function, code=error.cloud_code, stage=error.action)
         return from_problem(Problem(error.code))
-    log.emit_exception("internal_error", error, function=FUNCTION, request_id=request_id)
+    log.emit_exception("internal_error", error, function=function, request_id=request_id)
     return from_problem(Problem("InternalError"))
 
 
-def _run(app: Services, request: web.Request, request_id: str, noted: dict[str, Any]) -> Any:
-    """Authenticate, authorise, parse, run."""
+def _run(function: str, app: Services, request: web.Request, request_id: str, noted: dict[str, Any]) -> Any:
+    """Authenticate, authorise, parse, run. A function runs its own actions only, however the request came here."""
     operator, signature = _operator(app, request)
     name, service, fields = _named(request, signature)
     action = find(name)
-    if action is None:
+    if action is None or action.served_by != function:
         raise Refused(NO_ACTION, "The action does not exist; it must be one of those of consumer keys.")
     noted["action"] = name
     caller = _caller(operator, action, name, request, request_id, signature)
@@ -119,11 +135,12 @@ def _operator(app: Services, request: web.Request) -> tuple[OperatorRecord, tc3.
 
 def _named(request: web.Request, signature: tc3.Signature | None) -> tuple[str, str, Mapping[str, Any]]:
     """Action, service and fields of a request."""
+    name = action_name(request)
     if signature is None:
-        fields = dict(request.fields)
-        name, version = fields.pop("Action", None), fields.pop("Version", None)
+        fields = {field: value for field, value in request.fields.items() if field != "Action"}
+        version = fields.pop("Version", None)
     else:
-        name, version = request.header("x-tc-action"), request.header("x-tc-version")
+        version = request.header("x-tc-version")
         fields = web.parse_json(request.body) if request.body.strip() else {}
     for header, value in (("X-TC-Action", name), ("X-TC-Version", version)):
         if not isinstance(value, str):
@@ -142,6 +159,7 @@ def _caller(
     return Caller(
         operator.secret_id, operator.role, operator.gateways, action.functions[0], request_id, None,
         web.idempotency_key(request) if action.again is not None else None, fingerprint,
-        # The official clients leave the action out of what they sign: a signature counts once, for any of them.
-        None if signature is None else operators.signed_use(FUNCTION, signature),
+        # The official clients leave the action out of what they sign: a signature counts once, for any of them, so
+        # whichever function serves an action, it is used under one name.
+        None if signature is None else operators.signed_use(CLOUD_API, signature),
     )  # fmt: skip
