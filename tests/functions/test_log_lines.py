@@ -49,7 +49,7 @@ def lines(output: str) -> list[dict[str, Any]]:
     return found
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=200)
 @given(st.dictionaries(st.sampled_from(sorted(log.FIELDS - {"event"})), st.text() | st.sampled_from(HOSTILE)))
 def test_any_text_in_any_field_stays_in_its_line_and_comes_back_as_it_was(
     capsys: pytest.CaptureFixture[str], fields: dict[str, str]
