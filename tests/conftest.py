@@ -7,13 +7,14 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from ckeys.database import migrate
-from ckeys.deployment import DATABASE_FILE, Deployment
+from ckeys.deployment import Deployment
 from tencent_emulator.pytest_plugin import TestClock
 from tests.databases import Servers, running
 
@@ -127,44 +128,62 @@ def servers() -> Iterator[Servers]:
     running.close()
 
 
-@pytest.fixture(scope="session")
-def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQLite database with the schema and nothing in it. Copying it is much quicker than migrating anew."""
-    path = tmp_path_factory.mktemp("migrated") / "empty.db"
-    migrate(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
 def database() -> str:
     """The kind of database that deployments use; folders whose tests hold for all three override it."""
     return "sqlite"
 
 
+class Files:
+    """SQLite databases with the schema and nothing else, in files of which each is used by one test at a time.
+
+    Copying is much quicker than migrating anew, and the engine of a file keeps the statements that it has compiled.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._empty = folder, folder / "empty.db"
+        migrate(f"sqlite:///{self._empty}")
+
+    @contextmanager
+    def databases(self) -> Iterator[Callable[[str], str]]:
+        """Lends databases: a function that gives the URL for a name of the borrower's own."""
+        lent: dict[str, Path] = {}
+
+        def lend(name: str) -> str:
+            if name not in lent:
+                lent[name] = path = self._folder / f"{len(lent)}.db"
+                for part in ("", "-wal", "-shm"):
+                    Path(f"{path}{part}").unlink(missing_ok=True)
+                shutil.copy(self._empty, path)
+            return f"sqlite:///{lent[name]}"
+
+        yield lend
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """SQLite databases."""
+    return Files(tmp_path_factory.mktemp("databases"))
+
+
 @pytest.fixture
-def database_urls(database: str, servers: Servers, tmp_path: Path) -> Iterator[Callable[[str], str]]:
-    """Gives the URL of an empty, migrated or new, database for any name; the same one for the same name."""
-    if database == "sqlite":
-        yield lambda name: f"sqlite:///{tmp_path / name}.db"
-    else:
-        with servers[database].databases() as lend:
-            yield lend
+def database_urls(database: str, servers: Servers, files: Files) -> Iterator[Callable[[str], str]]:
+    """Gives the URL of an empty database with the schema for any name; the same one for the same name."""
+    with files.databases() if database == "sqlite" else servers[database].databases() as lend:
+        yield lend
 
 
 @pytest.fixture
 def make_deployment(
-    tmp_path: Path, database: str, database_urls: Callable[[str], str], migrated_file: Path
+    tmp_path: Path, database: str, database_urls: Callable[[str], str]
 ) -> Iterator[Callable[..., Deployment]]:
     """Starts deployments with chosen settings; they are closed again in reverse order."""
     open_ones: list[Deployment] = []
 
     def make(home: Path | None = None, *, durable: bool = False, **settings: str) -> Deployment:
         place = home or tmp_path / f"home{len(open_ones)}"
-        if database != "sqlite":
+        if database != "sqlite" or not durable:  # SQLite's file is in the home folder then, as in a local run
             settings = {"DATABASE_URL": database_urls(str(place)), **settings}
-        elif not place.exists():  # SQLite's file lies in the home folder, as it does in a local run
-            place.mkdir(mode=0o700, parents=True)
-            shutil.copy(migrated_file, place / DATABASE_FILE)
         rates = {"SSM_REQUESTS_PER_SECOND": "10000", "AUTH_FAILURES_PER_MINUTE": "1000000"}
         rates |= {"REVEALS_PER_MINUTE": "100000", "REVEALS_PER_DAY": "100000"}
         environ = {**os.environ, "SNAPSHOT_POLL_SECONDS": "0", **rates, **settings}
