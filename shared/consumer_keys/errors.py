@@ -63,7 +63,7 @@ class FieldError(NamedTuple):
 class Problem(Exception):  # noqa: N818 - the word of RFC 9457
     """A refused request. Guarantees that nothing was changed, and that its texts hold no secret.
 
-    `actor` is set when a known operator may not do what was asked.
+    `actor` is set when a known operator may not do what was asked. `reason` is a fixed word for the log, never told.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class Problem(Exception):  # noqa: N818 - the word of RFC 9457
         headers: Mapping[str, str] | None = None,
         members: Mapping[str, Any] | None = None,
         actor: str | None = None,
+        reason: str | None = None,
     ) -> None:
         self.code = code
         self.status, self.title = CODES[code]
@@ -83,6 +84,7 @@ class Problem(Exception):  # noqa: N818 - the word of RFC 9457
         self.headers = dict(headers or {})
         self.members = dict(members or {})
         self.actor = actor
+        self.reason = reason
         super().__init__(f"{code}: {self.detail}")
 
     def body(self, request_id: str) -> dict[str, Any]:

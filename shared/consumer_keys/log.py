@@ -18,7 +18,7 @@ FIELDS = frozenset(
         "event", "function", "action", "request_id", "kind", "method", "status", "code", "duration_ms", "gateway_id",
         "key_id", "consumer_id", "operator", "verdict", "snapshot_version", "snapshot_revision",
         "snapshot_age_seconds", "cold", "error", "frames", "detail", "stage", "version", "revision", "report",
-        "credential", "attempt", "count",
+        "credential", "attempt", "count", "reason",
     }
 )  # fmt: skip
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # The service in the credential scope of a signed call of ours: `<date>/ckeys/tc3_request`.
 SIGNED_SERVICE = "ckeys"
+# Reasons of an unsigned call, for the log alone, beside those of `tc3`.
+MISSING, UNKNOWN_SECRET = "Missing", "UnknownSecret"
 _SCHEMES = {"WWW-Authenticate": 'Bearer realm="consumer-keys", TC3-HMAC-SHA256 realm="consumer-keys"'}
 
 
@@ -27,8 +29,8 @@ def authenticate(
 ) -> tuple[OperatorRecord, bytes | None]:
     """The operator behind a bearer token or a signature, and what stands for the signed request (else None).
 
-    A direct invocation is authenticated by CAM: it acts as the platform. Raises Unauthenticated, Forbidden and
-    GatewayNotFound.
+    A direct invocation is authenticated by CAM: it acts as the platform. Raises Unauthenticated, whose reason only the
+    log is told, Forbidden and GatewayNotFound.
     """
     if request.kind != "http":
         return OperatorRecord("function-invoke", "admin", None), None
@@ -36,15 +38,19 @@ def authenticate(
         try:
             operator, signature = signed_by(app, signed_request(request), (SIGNED_SERVICE,))
         except tc3.SignatureRefused as refused:
-            raise Problem("Unauthenticated", tc3.REASONS[refused.reason], headers=_SCHEMES) from None
+            raise _unauthenticated(refused.reason, tc3.REASONS[refused.reason]) from None
         return authorise(function, operator, gateway_id), signed_use(function, signature)
     if token is None:
-        raise Problem("Unauthenticated", headers=_SCHEMES)
+        raise _unauthenticated(MISSING if request.headers.get("authorization") is None else tc3.MALFORMED)
     now_ms, secret_key = app.now_ms(), Secret(token.encode())
     found = app.read(lambda db: db.operator_by_digest(app.roots(db).token(secret_key).present, now_ms))
     if found is None or found.status != "Enable":
-        raise Problem("Unauthenticated", headers=_SCHEMES)
+        raise _unauthenticated(UNKNOWN_SECRET if found is None else tc3.DISABLED)
     return authorise(function, _record(found), gateway_id), None
+
+
+def _unauthenticated(reason: str, detail: str | None = None) -> Problem:
+    return Problem("Unauthenticated", detail, headers=_SCHEMES, reason=reason)
 
 
 def signed_by(
@@ -59,13 +65,20 @@ def signed_by(
 
     def secret_keys(secret_id: str) -> list[str]:
         found = app.store.read(lambda db: db.operator_secrets(secret_id, now_ms))
-        if found is None or found[0].status != "Enable":
+        if found is None:
             return []
         known.append(found[0])
+        if found[0].status != "Enable":
+            return []
         place = app.place_of_operator(secret_id)
         return [app.operator_vault.open(place, sealed).text() for sealed in found[1]]
 
-    signature = tc3.verify(request, now_ms / 1000, services, secret_keys)
+    try:
+        signature = tc3.verify(request, now_ms / 1000, services, secret_keys)
+    except tc3.SignatureRefused as refused:
+        if refused.reason == tc3.UNKNOWN_ID and known:
+            raise tc3.SignatureRefused(tc3.DISABLED) from None
+        raise
     return _record(known[0]), signature
 
 

@@ -29,9 +29,10 @@ _PATH, _VALUE = re.compile(r"/[!-~]*"), re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*"
 _SIGNED_AT_LEAST = {"content-type", "host"}
 _NOBODY = "no operator has this secret key"
 
-MALFORMED, EXPIRED, UNKNOWN_ID, MISMATCH = "Malformed", "Expired", "UnknownId", "Mismatch"
-TOKEN, UNSIGNED_PAYLOAD, FOREIGN_SERVICE = "Token", "UnsignedPayload", "ForeignService"
-# Reason -> what the sender may be told. Unknown id and wrong signature say the same, so that nobody learns who exists.
+MALFORMED, EXPIRED, UNKNOWN_ID, DISABLED = "Malformed", "Expired", "UnknownId", "Disabled"
+MISMATCH, TOKEN, UNSIGNED_PAYLOAD, FOREIGN_SERVICE = "Mismatch", "Token", "UnsignedPayload", "ForeignService"
+# Reason -> what the sender may be told. Unknown or disabled id and wrong signature say the same, so that nobody learns
+# who exists.
 REASONS = {
     MALFORMED: "The signature is incomplete: TC3-HMAC-SHA256 needs X-TC-Timestamp, Content-Type and Host, each once.",
     EXPIRED: "X-TC-Timestamp differs from the server's time by more than 5 minutes.",
@@ -39,6 +40,7 @@ REASONS = {
     UNSIGNED_PAYLOAD: "The body must be part of the signature; UNSIGNED-PAYLOAD is not accepted.",
     TOKEN: "Operators have no temporary credentials; send no X-TC-Token.",
     UNKNOWN_ID: "A valid operator credential is required.",
+    DISABLED: "A valid operator credential is required.",
     MISMATCH: "A valid operator credential is required.",
 }
 

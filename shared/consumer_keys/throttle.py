@@ -33,7 +33,9 @@ class FailureLimit:
         if problem.code != "Unauthenticated":
             return problem
         wait = self._wait_seconds(source_of(address))
-        return problem if wait == 0 else Problem("TooManyFailures", headers={"Retry-After": str(wait)})
+        if wait == 0:
+            return problem
+        return Problem("TooManyFailures", headers={"Retry-After": str(wait)}, reason=problem.reason)
 
     def _wait_seconds(self, source: str) -> int:
         """Takes one failure out of the bucket: 0, or how long until there is one again."""

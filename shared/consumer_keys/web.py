@@ -247,13 +247,14 @@ def _request_id(request: Request | None, context: Any) -> str:
 
 
 def problem_reply(problem: Problem, request_id: str, noted: Mapping[str, Any] = _NOTHING) -> Reply:
-    """A problem document as an answer; its code goes into the log."""
+    """A problem document as an answer; its code goes into the log, and its reason if it has one."""
     headers = {"Content-Type": PROBLEM_TYPE, **problem.headers}
     if problem.status == 401:
         headers.setdefault("WWW-Authenticate", 'Bearer realm="consumer-keys"')
     if problem.status == 503:
         headers.setdefault("Retry-After", "5")
-    return Reply(problem.status, problem.body(request_id), headers, {"code": problem.code, **noted})
+    why = {} if problem.reason is None else {"reason": problem.reason}
+    return Reply(problem.status, problem.body(request_id), headers, {"code": problem.code, **why, **noted})
 
 
 def same_every_time(problem: Problem) -> Callable[[str, Mapping[str, Any]], Reply]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -168,3 +169,80 @@ def test_without_the_database_a_signed_call_is_503(api: Api) -> None:
 def test_a_signature_for_another_service_is_refused(api: Api, service: str) -> None:
     problem(signed(api, "list_keys", "GET", KEYS, service=service), 401, "Unauthenticated")
     assert signed(api, "list_keys", "GET", KEYS, service=operators.SIGNED_SERVICE).status == 200
+
+
+def refusals(api: Api, clock: TestClock) -> list[tuple[str, dict[str, Any]]]:
+    """(reason, event): every way in which an operator is not recognised, for a change of a key."""
+    operator, key = api.deployment.operator, api.create_key(status="Disable")
+    path = f"{KEYS}/{key['key_id']}/disable"
+    leaver = api.deployment.add_operator("leaver", "admin")
+    sql(api.deployment, "UPDATE operators SET status = 'Disable' WHERE secret_id = :id", id=leaver[0])
+
+    def signed_by(pair: tuple[str, str], **options: Any) -> dict[str, Any]:
+        return signed_event(pair, "POST", path, **options)
+
+    def saying(authorization: Any) -> dict[str, Any]:
+        headers = {} if authorization is None else {"authorization": authorization}
+        return {**signed_by(operator), "headers": headers}
+
+    plain = signed_by(operator)
+    unstamped = {name: value for name, value in plain["headers"].items() if name != "x-tc-timestamp"}
+    used = signed_event(operator, "POST", path.replace("disable", "enable"))
+    assert send(api.deployment, "enable_key", used).status == 200
+    clock.shift(3)
+    return [
+        ("Missing", saying(None)),
+        ("Malformed", saying("Basic eDp5")),
+        ("Malformed", saying("TC3-HMAC-SHA256 Credential=canary")),
+        ("Malformed", {**plain, "headers": unstamped}),
+        ("Malformed", saying([f"Bearer {api.token}", "Bearer canary"])),
+        ("Expired", signed_by(operator, at=clock.now() - 301)),
+        ("Expired", signed_by(operator, at=clock.now() + 301)),
+        ("ForeignService", signed_by(operator, service="canary")),
+        ("UnsignedPayload", signed_by(operator, x_tc_content_sha256="UNSIGNED-PAYLOAD")),
+        ("Token", signed_by(operator, x_tc_token="canary")),
+        ("UnknownId", signed_by(("operator-canary", api.token))),
+        ("Disabled", signed_by(leaver)),
+        ("Mismatch", signed_by((operator[0], "canary"))),
+        ("Mismatch", {**plain, "path": path.replace("disable", "enable")}),
+        ("UnknownSecret", saying("Bearer canary")),
+        ("Disabled", saying(f"Bearer {leaver[1]}")),
+        ("Replayed", used),
+    ]
+
+
+def logged_by(function: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """The one line of a request that a function has logged since the last look."""
+    out = capsys.readouterr().out
+    assert "canary" not in out, "nothing that the sender chose"
+    lines = [json.loads(line) for line in out.splitlines()]
+    [line] = [line for line in lines if line["event"] == "request" and line["function"] == function]
+    found: dict[str, Any] = line
+    return found
+
+
+def test_the_log_says_why_an_operator_was_not_recognised_and_the_answer_does_not(
+    api: Api, clock: TestClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for reason, event in refusals(api, clock):
+        capsys.readouterr()
+        with nothing_changes(api.deployment):
+            answer = send(api.deployment, "front_door", event)
+        line = logged_by(event["path"].rpartition("/")[2] + "_key", capsys)
+        assert (line["reason"], line["status"], line["code"]) == (reason, 401, answer.body["code"]), reason
+        assert answer.status == 401
+        assert answer.body.keys() == {"type", "title", "status", "code", "detail", "request_id"}
+        assert not {"UnknownId", "UnknownSecret", "Disabled", "Mismatch"} & set(answer.body.values())
+    assert send(api.deployment, "front_door", signed_event(api.deployment.operator, "GET", KEYS)).status == 200
+    assert "reason" not in logged_by("list_keys", capsys)
+
+
+def test_the_reason_is_logged_for_a_source_that_failed_too_often_too(
+    make_deployment: Callable[..., Deployment], clock: TestClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deployment = make_deployment(AUTH_FAILURES_PER_MINUTE="1")
+    event = signed_event((deployment.operator[0], "canary"), "GET", KEYS, at=clock.now())
+    assert [send(deployment, "front_door", event).status for _ in range(2)] == [401, 429]
+    capsys.readouterr()
+    problem(send(deployment, "front_door", event), 429, "TooManyFailures")
+    assert logged_by("list_keys", capsys)["reason"] == "Mismatch"

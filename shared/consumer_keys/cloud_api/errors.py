@@ -64,6 +64,7 @@ FROM_SIGNATURE: dict[str, str] = {
     tc3.MALFORMED: NOT_SIGNED,
     tc3.EXPIRED: "AuthFailure.SignatureExpire",
     tc3.UNKNOWN_ID: "AuthFailure.SecretIdNotFound",
+    tc3.DISABLED: "AuthFailure.SecretIdNotFound",
     tc3.MISMATCH: "AuthFailure.SignatureFailure",
     tc3.TOKEN: "AuthFailure.TokenFailure",
     tc3.UNSIGNED_PAYLOAD: NOT_SIGNED,

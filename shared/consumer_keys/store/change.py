@@ -88,7 +88,7 @@ class Change(RootRows):
             self.connection.execute(sa.delete(signatures).where(signatures.c.seen_at < self.now_ms - SIGNATURE_MS))
             self.connection.execute(sa.insert(signatures).values(digest=digest, seen_at=self.now_ms))
         elif abs(self.now_ms - seen) > SIGNATURE_REPEAT_MS:
-            raise Problem("SignatureReused")
+            raise Problem("SignatureReused", reason="Replayed")
 
     def remember(self, body: Any) -> None:
         """Stores the answer, which must hold no secret, for repetitions of the request."""
