@@ -24,6 +24,7 @@ AuditAction = Literal[
     "operator.create", "operator.rotate", "operator.disable", "operator.enable",
     "group.create", "group.update", "group.add", "group.remove", "group.authorise", "group.revoke", "group.delete",
     "root.begin", "root.complete", "root.finish",
+    "data_key.begin", "data_key.rewrap", "data_key.retire", "data_key.destroy",
 ]  # fmt: skip
 AUDIT_ACTIONS = frozenset(get_args(AuditAction))
 CreationSource = Literal["Manual", "AutoWithConsumer"]

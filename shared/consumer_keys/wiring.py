@@ -42,8 +42,8 @@ class Services:
         self._reach = (config.role_credential, settings.tencentcloud_region, settings.cloud_endpoint)
         self.ssm, self.kms = Ssm(*self._reach), Kms(*self._reach)
         self.bucket = Bucket(*self._reach, settings.cos_bucket or "")
-        self.key_vault = self._vault("values", settings.kms_key_id)
-        self.operator_vault = self._vault("operators", settings.kms_operator_key_id)
+        self.key_vault = self.vault("values", self._add_data_key)
+        self.operator_vault = self.vault("operators", self._add_data_key)
         self.failures = FailureLimit(settings.auth_failures_per_minute, time.monotonic)
         self._root_keys: dict[str, RootKeys] = {}
         self._lock = threading.Lock()
@@ -154,10 +154,13 @@ class Services:
             _fingerprint(request), signature,
         )  # fmt: skip
 
-    def _vault(self, purpose: str, kms_key_id: str | None) -> Vault:
+    def vault(self, purpose: str, add_data_key: Callable[[DataKey], None]) -> Vault:
+        """A vault for `values` or `operators` with a memory of its own: what it seals begins under a new data key."""
+        settings = self.settings
+        kms_key_id = settings.kms_key_id if purpose == "values" else settings.kms_operator_key_id
         return Vault(
-            self.kms, kms_key_id or "", environment=self.settings.environment, purpose=purpose,
-            add_data_key=self._add_data_key, find_data_key=self._find_data_key,
+            self.kms, kms_key_id or "", environment=settings.environment, purpose=purpose, add_data_key=add_data_key,
+            find_data_key=self._find_data_key,
         )  # fmt: skip
 
     def _add_data_key(self, data_key: DataKey) -> None:

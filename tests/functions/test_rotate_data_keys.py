@@ -49,13 +49,13 @@ def values(api: Api) -> dict[str, str]:
 
 @pytest.fixture
 def killed_at() -> Iterator[Callable[[int], list[str]]]:
-    """Kills at the n-th fail point that re-sealing reaches; returns the points reached since."""
+    """Kills at the n-th fail point that the rotation reaches; returns the points reached since."""
 
     def install(count: int) -> list[str]:
         reached: list[str] = []
 
         def hook(point: str) -> None:
-            if point.startswith("reseal."):
+            if point.startswith(("reseal.", "change.")):
                 reached.append(point)
                 if len(reached) == count:
                     raise Killed(point)
@@ -99,6 +99,24 @@ def used(deployment: Deployment) -> set[str]:
 
 def kept(deployment: Deployment) -> set[str]:
     return {row["data_key_id"] for row in sql(deployment, "SELECT data_key_id FROM data_keys")}
+
+
+def audited(api: Api) -> dict[str, tuple[str, ...]]:
+    """Data key -> what the audit log says of it, in order."""
+    found: dict[str, tuple[str, ...]] = {}
+    rows = sql(api.deployment, "SELECT * FROM audit WHERE action LIKE 'data_key.%' ORDER BY sequence")
+    for row in rows:
+        assert (row["actor"], row["gateway_id"], row["before"]) == ("ckeys", "", None)
+        assert json.loads(row["after"])["purpose"] in ("values", "operators")
+        found[row["target"]] = (*found.get(row["target"], ()), row["action"])
+    return found
+
+
+def check_audit(api: Api) -> None:
+    """`ckeys audit verify` finds the chain and the signed heads in order."""
+    api.tick()
+    done = CliRunner().invoke(cli, ["audit", "verify"])
+    assert done.exit_code == 0, done.output
 
 
 def test_young_data_keys_are_left_alone(api: Api, values: dict[str, str]) -> None:
@@ -148,9 +166,13 @@ def test_killed_at_any_commit_it_goes_on_and_seals_each_value_once(
             continue
         break
     failpoints.install(None)
-    assert kills >= 4
+    assert kills >= 8
     assert not used(api.deployment) & before
     assert opened(api.deployment) == values
+    begun = {target for target, rows in audited(api).items() if rows == ("data_key.begin",)}
+    assert begun == kept(api.deployment) - before, "begun, even if it was killed before it sealed anything"
+    assert {target for target, rows in audited(api).items() if "data_key.retire" in rows} == before
+    check_audit(api)
     assert report(run())["values"]["resealed"] == 0, done
 
 
@@ -227,4 +249,43 @@ def test_data_keys_are_wrapped_anew_after_the_rotation_of_a_kms_key(api: Api, va
     assert after.keys() == before.keys()
     assert not set(after.values()) & set(before.values())
     assert report(run("--rewrap"))["rewrapped"] == 0
+    assert audited(api) == dict.fromkeys(before, ("data_key.rewrap",))
+    check_audit(api)
     assert opened(api.deployment) == values
+
+
+def test_what_becomes_of_a_data_key_is_in_the_audit_log_and_the_chain_holds(
+    api: Api, values: dict[str, str], clock: TestClock
+) -> None:
+    before = used(api.deployment)
+    assert audited(api) == {}, "those of every day are no event"
+    clock.shift(DAYS * 86_400)
+    report(run("--batch", "1"))
+    after = used(api.deployment)
+    assert audited(api) == {**dict.fromkeys(before, ("data_key.retire",)), **dict.fromkeys(after, ("data_key.begin",))}
+    check_audit(api)
+    report(run())
+    clock.shift(900)
+    gone = dict.fromkeys(before, ("data_key.retire", "data_key.destroy"))
+    for _ in range(2):
+        report(run("--batch", "1"))
+        assert audited(api) == {**gone, **dict.fromkeys(after, ("data_key.begin",))}
+    check_audit(api)
+    shown = CliRunner().invoke(cli, ["audit", "list", "--action", "data_key.destroy"])
+    assert all(data_key_id in shown.output for data_key_id in before), shown.output
+    sql(api.deployment, "DELETE FROM audit WHERE action = 'data_key.begin' AND target = :id", id=min(after))
+    assert CliRunner().invoke(cli, ["audit", "verify"]).exit_code == 1
+
+
+def test_a_row_that_cannot_be_written_stops_the_rotation_before_anything_changed(
+    api: Api, values: dict[str, str], clock: TestClock
+) -> None:
+    before = kept(api.deployment)
+    clock.shift(DAYS * 86_400)
+    sql(api.deployment, "ALTER TABLE audit RENAME TO aside")
+    done = run()
+    sql(api.deployment, "ALTER TABLE aside RENAME TO audit")
+    assert done.exit_code == 1
+    assert kept(api.deployment) == before, "no data key without its row"
+    assert opened(api.deployment) == values
+    assert report(run())["values"]["resealed"] == 7

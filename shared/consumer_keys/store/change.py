@@ -34,6 +34,7 @@ from consumer_keys.store.schema import consumer_keys as k
 from consumer_keys.store.schema import consumers as c
 from consumer_keys.store.schema import group_members as m
 from consumer_keys.store.schema import group_resources as r
+from consumer_keys.store.sealed import SealedRows
 
 IDEMPOTENCY_MS = DAY_MS = 86_400_000
 # A signature is good from 5 minutes before to 5 minutes after its timestamp, so it cannot come back later than this.
@@ -42,7 +43,7 @@ SIGNATURE_MS = 600_000
 SIGNATURE_REPEAT_MS = 2_000
 
 
-class Change(RootRows):
+class Change(RootRows, SealedRows):
     """One change to the deployment. Its revision is taken at the first write; without a write there is none."""
 
     def __init__(self, connection: sa.Connection, caller: Caller, now_ms: int) -> None:

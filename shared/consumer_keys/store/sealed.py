@@ -30,7 +30,9 @@ class SealedRow(NamedTuple):
 
 
 class SealedRows(Reads):
-    """Part of `Housekeeping`, which alone may call what writes: re-sealing changes no key, so it has no revision."""
+    """Part of `Housekeeping` and `Change`, which alone may call what writes: re-sealing changes no key, so it has no
+    revision; what becomes of a data key is audited, in a `Change`.
+    """
 
     def sealed_rows(self, purpose: str, made_before_ms: int, after: SealedRow | None, limit: int) -> list[SealedRow]:
         """Values sealed under data keys of this purpose that were made before a moment, by data key, behind `after`."""
@@ -65,29 +67,39 @@ class SealedRows(Reads):
         query = sa.select(data_keys).where(data_keys.c.data_key_id > after_id).order_by(data_keys.c.data_key_id)
         return list(self.connection.execute(query.limit(limit)).mappings())
 
-    def replace_blob(self, data_key_id: str, old: str, new: str, kms_key_id: str) -> None:
-        """The same data key, wrapped anew."""
+    def replace_blob(self, data_key_id: str, old: str, new: str, kms_key_id: str) -> bool:
+        """The same data key, wrapped anew; False when somebody else has done it."""
         own = sa.update(data_keys).where(data_keys.c.data_key_id == data_key_id, data_keys.c.blob == old)
-        self.connection.execute(own.values(blob=new, kms_key_id=kms_key_id))
+        return self.connection.execute(own.values(blob=new, kms_key_id=kms_key_id)).rowcount == 1
 
-    def retire_data_keys(self, purpose: str, made_before_ms: int, now_ms: int, grace_ms: int) -> tuple[int, int]:
-        """(newly unused, destroyed): a data key goes when nothing has referred to it since `grace_ms` ago.
+    def note_used_again(self, purpose: str) -> None:
+        """A data key that is referred to again is no longer unused."""
+        marked = data_keys.c.purpose == purpose, data_keys.c.unused_since.is_not(None)
+        self.connection.execute(sa.update(data_keys).where(*marked, sa.not_(_UNUSED)).values(unused_since=None))
 
-        One that is referred to again is no longer unused; the foreign keys refuse to destroy one in use in any case.
+    def retire_data_keys(self, purpose: str, made_before_ms: int, now_ms: int, limit: int) -> list[str]:
+        """Marks data keys, made before a moment, that nothing refers to, as unused from now on; their ids."""
+        fresh = data_keys.c.unused_since.is_(None), data_keys.c.created_at < made_before_ms
+        idents = self._unused(purpose, limit, *fresh)
+        own = data_keys.c.data_key_id.in_(idents)
+        self.connection.execute(sa.update(data_keys).where(own).values(unused_since=now_ms))
+        return idents
+
+    def destroy_data_keys(self, purpose: str, unused_since_ms: int, limit: int) -> list[str]:
+        """Removes data keys that nothing has referred to since a moment; their ids.
+
+        The foreign keys refuse to destroy one in use in any case.
         """
-        used = sa.union(*(sa.select(column).where(column.is_not(None)) for column in _REFERRING))
-        own = data_keys.c.purpose == purpose
-        unused = data_keys.c.data_key_id.not_in(used)
-        update = sa.update(data_keys).where(own, data_keys.c.unused_since.is_not(None), sa.not_(unused))
-        self.connection.execute(update.values(unused_since=None))
-        destroyed = self.connection.execute(
-            sa.delete(data_keys).where(own, unused, data_keys.c.unused_since <= now_ms - grace_ms)
-        )
-        fresh = own & unused & data_keys.c.unused_since.is_(None) & (data_keys.c.created_at < made_before_ms)
-        marked = self.connection.execute(sa.update(data_keys).where(fresh).values(unused_since=now_ms))
-        return marked.rowcount, destroyed.rowcount
+        idents = self._unused(purpose, limit, data_keys.c.unused_since <= unused_since_ms)
+        self.connection.execute(sa.delete(data_keys).where(data_keys.c.data_key_id.in_(idents)))
+        return idents
+
+    def _unused(self, purpose: str, limit: int, *which: sa.ColumnElement[bool]) -> list[str]:
+        query = sa.select(data_keys.c.data_key_id).where(data_keys.c.purpose == purpose, *which, _UNUSED)
+        return list(self.connection.execute(query.order_by(data_keys.c.data_key_id).limit(limit)).scalars())
 
 
+_UNUSED = sa.and_(*(~sa.exists().where(column == data_keys.c.data_key_id) for column in _REFERRING))
 _REFS: dict[str, sa.Column[Any]] = {
     "key_values": key_values.c.digest, "operators": operators.c.secret_id, "former_secrets": former_secrets.c.digest,
 }  # fmt: skip
