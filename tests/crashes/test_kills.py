@@ -96,7 +96,7 @@ class Expected:
         self.keys = {row["key_id"]: row for row in rows["consumer_keys"]}
         self.consumers = {row["consumer_id"]: row for row in rows["consumers"]}
         self.revision: int = rows["deployment"][0]["revision"]
-        self.audit_rows = len(rows["audit"])
+        self.audit_rows = len(changes_of(rows))
 
     def check(
         self, rows: dict[str, list[dict[str, Any]]], done: list[dict[str, Any]], under_way: dict[str, Any] | None
@@ -143,9 +143,28 @@ class Expected:
         owners = [row["key_id"] for row in rows["key_values"]]
         assert sorted(owners) == sorted(keys)  # these keys have one value each
         assert state["entry_count"] == len(owners)
-        fresh = [row["revision"] for row in rows["audit"] if row["revision"] > self.revision]
+        changes = changes_of(rows)
+        fresh = [row["revision"] for row in changes if row["revision"] > self.revision]
         assert sorted(fresh) == list(range(self.revision + 1, state["revision"] + 1))
-        assert len(rows["audit"]) == self.audit_rows + len(fresh)
+        assert len(changes) == self.audit_rows + len(fresh)
+        check_data_keys(rows)
+
+
+def changes_of(rows: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The audit rows of changes. What becomes of a data key is on record too, but is none, and has no revision."""
+    return [row for row in rows["audit"] if not row["action"].startswith("data_key.")]
+
+
+def check_data_keys(rows: dict[str, list[dict[str, Any]]]) -> None:
+    """What a rotation did to a data key is done and on record, or neither."""
+    said: dict[str, set[str]] = {action: set() for action in ("begin", "retire", "destroy")}
+    for row in rows["audit"]:
+        if row["action"].startswith("data_key."):
+            said[row["action"].partition(".")[2]].add(row["target"])
+    there = {row["data_key_id"] for row in rows["data_keys"]}
+    assert (said["begin"] | said["retire"]) - said["destroy"] <= there
+    assert not said["destroy"] & there
+    assert {row["data_key_id"] for row in rows["data_keys"] if row["unused_since"] is not None} <= said["retire"]
 
 
 def orders(database: str, batch: int) -> Iterator[dict[str, Any]]:
