@@ -248,7 +248,7 @@ def finish(app: Services, batch: int, *, readers_moved: bool, progress: Callable
         while done := app.store.housekeeping("root-rotation", partial(_move, coming, after, batch)):
             moved, after = moved + len(done), done[-1]
             progress(moved)
-        if app.change(_CALLER, partial(_end_former, coming=coming, former=former)):
+        if app.change(_CALLER, partial(_end_former, coming=coming, former=former, batch=batch)):
             break
     if not _state(app).published:
         app.publisher.publish(heartbeat=True)
@@ -261,14 +261,17 @@ def _move(coming: str, after: bytes, batch: int, db: Any) -> list[bytes]:
     return moved
 
 
-def _end_former(db: Change, coming: str, former: str) -> bool:
-    """False when there is a value that was written since the last look. Raises RotationRefused."""
+def _end_former(db: Change, coming: str, former: str, batch: int) -> bool:
+    """False when more than a batch of values were written since the last look. Raises RotationRefused.
+
+    Up to a batch are moved here, under the lock: others who never stop writing must not keep it from its end.
+    """
     state = db.root_state()
     if state.coming != coming:
         return True  # somebody else has finished it
     if not _is_complete(db):
         raise RotationRefused(f"Something lacks its digest under {coming} now; run `ckeys rotate-root backfill` again.")
-    if not db.are_all_moved():
+    if not db.move_late(batch):
         return False
     db.move_the_rest()
     db.set_root(

@@ -105,23 +105,28 @@ class RootRows(Reads):
         mine = (*self._unmoved(), key_values.c.coming_digest.is_not(None))
         order = sa.select(key_values.c.digest).where(*mine, key_values.c.digest > after).order_by(key_values.c.digest)
         digests = [bytes(digest) for digest in self.connection.execute(order.limit(limit)).scalars()]
-        if not digests:
-            return []
+        if digests:
+            self._move(state, *mine, key_values.c.digest.between(digests[0], digests[-1]))
+        return digests
+
+    def move_late(self, limit: int) -> bool:
+        """The same for values that were written behind the last look; False when there are more than `limit`."""
+        mine = (*self._unmoved(), key_values.c.coming_digest.is_not(None))
+        late = list(self.connection.execute(sa.select(key_values.c.digest).where(*mine).limit(limit + 1)).scalars())
+        if late:
+            self._move(self.root_state(), *mine, key_values.c.digest.in_(late[:limit]))
+        return len(late) <= limit
+
+    def _move(self, state: RootState, *which: sa.ColumnElement[bool]) -> None:
         self.connection.execute(
             # In this order: MySQL assigns from left to right.
             sa.update(key_values)
-            .where(*mine, key_values.c.digest.between(digests[0], digests[-1]))
+            .where(*which)
             .ordered_values(
                 (key_values.c.digest, key_values.c.coming_digest), (key_values.c.coming_digest, None),
                 (key_values.c.root_generation, state.generation + 1),
             )
         )  # fmt: skip
-        return digests
-
-    def are_all_moved(self) -> bool:
-        """Whether no value is left that has a coming digest."""
-        query = sa.select(key_values.c.digest).where(*self._unmoved(), key_values.c.coming_digest.is_not(None))
-        return self.connection.execute(query.limit(1)).first() is None
 
     def move_the_rest(self) -> None:
         """Ended values go, and operators' coming digests become their digests. Everything else was moved before."""
