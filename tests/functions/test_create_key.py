@@ -101,38 +101,42 @@ def test_a_strong_custom_value_of_8_to_256_characters_is_accepted_and_kept_byte_
     assert api.validate(value.swapcase()).status == 401
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        "", STRONG[:7], LONG + "x", STRONG + " ",
-        " " + STRONG, STRONG + "\n", STRONG + "\x00", STRONG + ",a", "密钥" * 8,
-        "kT7vQ2x\u00e9", "kT7vQ2x\uff2d", "kT7vQ2xM\ud800", STRONG + "%20", '"' + STRONG + '"', "ck_" + STRONG,
-    ],
-)  # fmt: skip
-def test_a_custom_value_of_wrong_length_alphabet_or_prefix_is_refused_naming_value(api: Api, value: str) -> None:
-    with nothing_changes(api.deployment):
-        body = problem(custom(api, value), 400, "InvalidParameter", "value")
-    assert not value or value not in str(body)
+NO_VALUES: list[str] = [
+    "", STRONG[:7], LONG + "x", STRONG + " ",
+    " " + STRONG, STRONG + "\n", STRONG + "\x00", STRONG + ",a", "密钥" * 8,
+    "kT7vQ2x\u00e9", "kT7vQ2x\uff2d", "kT7vQ2xM\ud800", STRONG + "%20", '"' + STRONG + '"', "ck_" + STRONG,
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("value", "reason"),
-    [
-        ("12345678", "bits"), ("aaaaaaaaaaaaaaaa", "bits"), ("password", "common word"), ("changeme-changeme", "bits"),
-        ("qwertyuiop", "bits"), ("abcdefghijklmnop", "bits"), ("sk-1234567", "bits"), ("your-api-key-here",
-        "common word"),
-        ("abcabcabcabcabc", "bits"), ("sk-ant-api03-kT7vQ2xM9fB3", "Anthropic"), ("sk-proj-kT7vQ2xM9fB3aaaa", "OpenAI"),
-        ("ghp_kT7vQ2xM9fB3kT7vQ2xM9fB3kT7vQ2xM9fB3", "GitHub"), ("AKIDkT7vQ2xM9fB3kT7vQ2xM9fB3", "Tencent"),
-        ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.kT7vQ2xM9fB3", "JSON Web Token"),
-    ],
-)  # fmt: skip
-def test_a_weak_custom_value_is_refused_with_the_reason_and_without_the_value(
-    api: Api, value: str, reason: str
+def test_a_custom_value_of_wrong_length_alphabet_or_prefix_is_refused_naming_value(
+    api: Api, subtests: pytest.Subtests
 ) -> None:
-    with nothing_changes(api.deployment):
-        body = problem(custom(api, value), 400, "WeakValue", "value")
-    assert reason in body["errors"][0]["message"]
-    assert value not in str(body)
+    for value in NO_VALUES:
+        with subtests.test(value=value):
+            with nothing_changes(api.deployment):
+                body = problem(custom(api, value), 400, "InvalidParameter", "value")
+            assert not value or value not in str(body)
+
+
+WEAK: list[tuple[str, str]] = [
+    ("12345678", "bits"), ("aaaaaaaaaaaaaaaa", "bits"), ("password", "common word"), ("changeme-changeme", "bits"),
+    ("qwertyuiop", "bits"), ("abcdefghijklmnop", "bits"), ("sk-1234567", "bits"), ("your-api-key-here",
+    "common word"),
+    ("abcabcabcabcabc", "bits"), ("sk-ant-api03-kT7vQ2xM9fB3", "Anthropic"), ("sk-proj-kT7vQ2xM9fB3aaaa", "OpenAI"),
+    ("ghp_kT7vQ2xM9fB3kT7vQ2xM9fB3kT7vQ2xM9fB3", "GitHub"), ("AKIDkT7vQ2xM9fB3kT7vQ2xM9fB3", "Tencent"),
+    ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.kT7vQ2xM9fB3", "JSON Web Token"),
+]  # fmt: skip
+
+
+def test_a_weak_custom_value_is_refused_with_the_reason_and_without_the_value(
+    api: Api, subtests: pytest.Subtests
+) -> None:
+    for value, reason in WEAK:
+        with subtests.test(value=value, reason=reason):
+            with nothing_changes(api.deployment):
+                body = problem(custom(api, value), 400, "WeakValue", "value")
+            assert reason in body["errors"][0]["message"]
+            assert value not in str(body)
 
 
 def test_a_value_in_use_in_the_gateway_is_refused_whatever_its_key(api: Api) -> None:
@@ -318,18 +322,18 @@ def test_names_of_2_to_60_chinese_or_latin_letters_digits_hyphens_and_underscore
     assert create(api, name=name).body["name"] == name
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "", "a", "密", "a" * 61, "密" * 61, "1abc", "-abc", "_abc", "abc-", "abc_", "a b", "a.b",
-        "a/b", "käse", "ａｂｃ",
-        "ab\n",
-        "名\u200b字", "abc\x00d", "a\ud800b", "٣abc", "名字！", "emoji😀", None, 5, ["ab"], True,
-    ],
-)  # fmt: skip
-def test_any_other_name_is_refused_naming_the_field(api: Api, name: Any) -> None:
-    with nothing_changes(api.deployment):
-        problem(create(api, name=name), 400, "InvalidParameter", "name")
+NO_NAMES: list[Any] = [
+    "", "a", "密", "a" * 61, "密" * 61, "1abc", "-abc", "_abc", "abc-", "abc_", "a b", "a.b",
+    "a/b", "käse", "ａｂｃ",
+    "ab\n",
+    "名\u200b字", "abc\x00d", "a\ud800b", "٣abc", "名字！", "emoji😀", None, 5, ["ab"], True,
+]  # fmt: skip
+
+
+def test_any_other_name_is_refused_naming_the_field(api: Api, subtests: pytest.Subtests) -> None:
+    for name in NO_NAMES:
+        with subtests.test(name=name), nothing_changes(api.deployment):
+            problem(create(api, name=name), 400, "InvalidParameter", "name")
 
 
 def test_a_name_is_unique_in_its_gateway_only_and_by_exact_characters(
@@ -350,29 +354,29 @@ def test_a_description_of_up_to_200_characters_is_kept(api: Api, description: st
     assert create(api, description=description).body["description"] == description
 
 
-@pytest.mark.parametrize(
-    ("fields", "named"),
-    [
-        ({"description": "x" * 201}, "description"), ({"description": None}, "description"),
-        ({"description": "\x1b[31m"}, "description"), ({"description": "\ud800"}, "description"),
-        ({"generation": "system"}, "generation"), ({"generation": None}, "generation"), ({"type": "Jwt"}, "type"),
-        ({"status": "enable"}, "status"), ({"status": True}, "status"),
-        ({"value": STRONG}, "value"), ({"credential": {"name": "cred", "version": "v1"}}, "credential"),
-        ({"generation": "Custom"}, "value"), ({"generation": "Custom", "value": 12345678}, "value"),
-        ({"generation": "KMS"}, "credential"), ({"generation": "KMS", "credential": "cred"}, "credential"),
-        ({"generation": "KMS", "credential": {"name": "cred"}}, "credential.version"),
-        ({"generation": "KMS", "credential": {"name": "a b", "version": "v1"}}, "credential.name"),
-        ({"generation": "KMS", "credential": {"name": "cred", "version": "../v1"}}, "credential.version"),
-        ({"generation": "KMS", "credential": {"name": "c" * 129, "version": "v1"}}, "credential.name"),
-        ({"generation": "KMS", "credential": {"name": "c", "version": "v1", "region": "x"}}, "credential.region"),
-        ({"key_id": "secret-00000000000000"}, "key_id"), ({"revision": 1}, "revision"), ({"consumer": {}}, "consumer"),
-        ({"gateway_id": "other"}, "gateway_id"), ({"masked_value": "x"}, "masked_value"), ({"Name": "x"}, "Name"),
-        ({"created_at": "2020-01-01T00:00:00Z"}, "created_at"),
-    ],
-)  # fmt: skip
-def test_a_wrong_unknown_or_server_owned_field_is_refused_by_name(api: Api, fields: dict[str, Any], named: str) -> None:
-    with nothing_changes(api.deployment):
-        problem(create(api, **fields), 400, "InvalidParameter", named)
+WRONG_FIELDS: list[tuple[dict[str, Any], str]] = [
+    ({"description": "x" * 201}, "description"), ({"description": None}, "description"),
+    ({"description": "\x1b[31m"}, "description"), ({"description": "\ud800"}, "description"),
+    ({"generation": "system"}, "generation"), ({"generation": None}, "generation"), ({"type": "Jwt"}, "type"),
+    ({"status": "enable"}, "status"), ({"status": True}, "status"),
+    ({"value": STRONG}, "value"), ({"credential": {"name": "cred", "version": "v1"}}, "credential"),
+    ({"generation": "Custom"}, "value"), ({"generation": "Custom", "value": 12345678}, "value"),
+    ({"generation": "KMS"}, "credential"), ({"generation": "KMS", "credential": "cred"}, "credential"),
+    ({"generation": "KMS", "credential": {"name": "cred"}}, "credential.version"),
+    ({"generation": "KMS", "credential": {"name": "a b", "version": "v1"}}, "credential.name"),
+    ({"generation": "KMS", "credential": {"name": "cred", "version": "../v1"}}, "credential.version"),
+    ({"generation": "KMS", "credential": {"name": "c" * 129, "version": "v1"}}, "credential.name"),
+    ({"generation": "KMS", "credential": {"name": "c", "version": "v1", "region": "x"}}, "credential.region"),
+    ({"key_id": "secret-00000000000000"}, "key_id"), ({"revision": 1}, "revision"), ({"consumer": {}}, "consumer"),
+    ({"gateway_id": "other"}, "gateway_id"), ({"masked_value": "x"}, "masked_value"), ({"Name": "x"}, "Name"),
+    ({"created_at": "2020-01-01T00:00:00Z"}, "created_at"),
+]  # fmt: skip
+
+
+def test_a_wrong_unknown_or_server_owned_field_is_refused_by_name(api: Api, subtests: pytest.Subtests) -> None:
+    for fields, named in WRONG_FIELDS:
+        with subtests.test(fields=fields, named=named), nothing_changes(api.deployment):
+            problem(create(api, **fields), 400, "InvalidParameter", named)
 
 
 def test_every_fault_is_named_at_once(api: Api) -> None:
@@ -382,21 +386,21 @@ def test_every_fault_is_named_at_once(api: Api) -> None:
     problem(api("create_key", "POST", "/keys", ""), 400, "InvalidParameter", "name", "generation")
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "code"),
-    [
-        ("[]", 400, "MalformedJson"), ("null", 400, "MalformedJson"), ('"text"', 400, "MalformedJson"),
-        ("{", 400, "MalformedJson"), ("{'name': 'ab'}", 400, "MalformedJson"), ('{"name": NaN}', 400, "MalformedJson"),
-        ('{"name": 1e999}', 400, "MalformedJson"), ('{"name": -Infinity}', 400, "MalformedJson"),
-        ('{"name": "ab", "name": "cd", "generation": "System"}', 400, "InvalidParameter"),
-        ('{"name": ' + "[" * 5000 + "]" * 5000 + "}", 400, "MalformedJson"),
-        ('{"name": ' + "[" * 100_000, 413, "BodyTooLarge"),
-        ('{"name": "' + "x" * 70_000 + '"}', 413, "BodyTooLarge"),
-    ],
-)  # fmt: skip
-def test_a_body_that_is_not_one_plain_json_object_is_refused(api: Api, body: str, status: int, code: str) -> None:
-    with nothing_changes(api.deployment):
-        problem(api("create_key", "POST", "/keys", body), status, code)
+NO_OBJECTS: list[tuple[str, int, str]] = [
+    ("[]", 400, "MalformedJson"), ("null", 400, "MalformedJson"), ('"text"', 400, "MalformedJson"),
+    ("{", 400, "MalformedJson"), ("{'name': 'ab'}", 400, "MalformedJson"), ('{"name": NaN}', 400, "MalformedJson"),
+    ('{"name": 1e999}', 400, "MalformedJson"), ('{"name": -Infinity}', 400, "MalformedJson"),
+    ('{"name": "ab", "name": "cd", "generation": "System"}', 400, "InvalidParameter"),
+    ('{"name": ' + "[" * 5000 + "]" * 5000 + "}", 400, "MalformedJson"),
+    ('{"name": ' + "[" * 100_000, 413, "BodyTooLarge"),
+    ('{"name": "' + "x" * 70_000 + '"}', 413, "BodyTooLarge"),
+]  # fmt: skip
+
+
+def test_a_body_that_is_not_one_plain_json_object_is_refused(api: Api, subtests: pytest.Subtests) -> None:
+    for body, status, code in NO_OBJECTS:
+        with subtests.test(body=body, status=status, code=code), nothing_changes(api.deployment):
+            problem(api("create_key", "POST", "/keys", body), status, code)
 
 
 def test_a_query_parameter_is_refused(api: Api) -> None:
