@@ -17,7 +17,7 @@ import click
 from ckeys.audit import audit
 from ckeys.keys import keys
 from ckeys.operators import init, operators
-from ckeys.reach import one_sentence, texts_withheld
+from ckeys.reach import home_option, one_sentence, services_of
 from ckeys.rotate_root import rotate_root
 
 PORT_DEFAULT = 9000
@@ -96,13 +96,13 @@ def migrate() -> None:
 
 @cli.command()
 @click.option("--may-shrink", is_flag=True, help="Publish although the snapshot loses more than 30 % of its values.")
-def publish(may_shrink: bool) -> None:
-    """Publish the snapshot now; the environment holds the functions' settings and a cloud credential."""
-    from consumer_keys import wiring
+@home_option
+def publish(may_shrink: bool, home: str | None) -> None:
+    """Publish the snapshot now; the environment holds the functions' settings and a cloud credential, or use --home."""
     from consumer_keys.publish import PublicationRefused
 
-    with one_sentence(PublicationRefused), texts_withheld():
-        outcome = wiring.services().publisher.publish(heartbeat=True, may_shrink=may_shrink)
+    with one_sentence(PublicationRefused), services_of(home) as app:
+        outcome = app.publisher.publish(heartbeat=True, may_shrink=may_shrink)
     click.echo(json.dumps(outcome and outcome._asdict()))
 
 
@@ -148,16 +148,16 @@ def validator(host: str, port: int, workers: int | None, log_all: bool) -> None:
 @click.option("--older-than", "days", type=click.FloatRange(0), default=30, show_default=True, help="Days.")
 @click.option("--batch", type=click.IntRange(1, 5000), default=200, show_default=True, help="Values per transaction.")
 @click.option("--rewrap", is_flag=True, help="First wrap every data key anew, after a rotation or change of KMS keys.")
-def rotate_data_keys(days: float, batch: int, rewrap: bool) -> None:
+@home_option
+def rotate_data_keys(days: float, batch: int, rewrap: bool, home: str | None) -> None:
     """Seal values and operators' secrets anew that are under old data keys; may be stopped and repeated at any time.
 
     A data key that nothing refers to any longer is destroyed by a later run, 15 minutes after it was seen unused. The
-    environment holds the functions' settings and a credential of the administrator's role.
+    environment holds the functions' settings and a credential of the administrator's role, or use --home.
     """
-    from consumer_keys import data_keys, wiring
+    from consumer_keys import data_keys
 
-    with one_sentence(), texts_withheld():
-        app = wiring.services()
+    with one_sentence(), services_of(home) as app:
         report: dict[str, Any] = {"rewrapped": data_keys.rewrap(app, batch)} if rewrap else {}
         report |= data_keys.rotate(app, days, batch, progress=lambda count: click.echo(f"{count} ...", err=True))
     click.echo(json.dumps(report, indent=2))

@@ -51,8 +51,8 @@ def texts_withheld() -> Iterator[None]:
 
     try:
         yield
-    except (click.ClickException, CloudFailure, Problem):
-        raise
+    except (click.ClickException, CloudFailure, Problem, BrokenPipeError):
+        raise  # the last one ends `ckeys audit list | head` without a word
     except Exception as error:
         if getattr(error, "safe_to_log", False):
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sqlite3
 import subprocess
@@ -55,3 +56,34 @@ def test_without_a_local_run_it_is_one_sentence(start: Callable[..., Local], tmp
     local.stop()
     stopped = ckeys("verify", "--home", str(local.home))
     assert (stopped.returncode, len(stopped.stderr.splitlines())) == (1, 1)
+
+
+def test_data_keys_are_rotated_beside_a_local_run_and_the_log_has_it(start: Callable[..., Local]) -> None:
+    local = start()
+    home = ["--home", str(local.home)]
+    key = local("POST", BASE + "/keys", {"name": "key", "generation": "System"}).body
+    rotated = subprocess.run(
+        [CKEYS, "rotate-data-keys", "--older-than", "0", *home], capture_output=True, text=True, check=True
+    )
+    assert json.loads(rotated.stdout)["values"]["resealed"] == 1
+    published = subprocess.run([CKEYS, "publish", *home], capture_output=True, text=True, check=True)
+    assert json.loads(published.stdout)["version"] > 0
+    shown = local("POST", f"{BASE}/keys/{key['key_id']}/reveal", {})
+    assert shown.body["value"] == key["value"]
+    listed = [json.loads(line)["action"] for line in ckeys("list", *home).stdout.splitlines()]
+    assert listed[0] == "key.reveal"
+    assert sorted(listed[1:5]) == ["data_key.begin", "data_key.begin", "data_key.retire", "data_key.retire"]
+    local("POST", "/_local/timers/sync_credentials")
+    assert ckeys("verify", *home).returncode == 0
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure(start: Callable[..., Local]) -> None:
+    """As `ckeys audit list | head` is."""
+    local = start()
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        done = subprocess.run(
+            [CKEYS, "audit", "list", "--home", str(local.home)], stdout=closed, stderr=subprocess.PIPE, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, b"")
