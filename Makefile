@@ -38,7 +38,7 @@ sbom: $(VENV)/.dev
 	@echo .build/sbom.json
 
 bench: $(VENV)/.dev
-	@for name in warm_verdict cold_start snapshot_size revocation scale peers; do $(BIN)/python bench/$$name.py || exit; done
+	@for name in warm_verdict cold_start snapshot_size revocation scale root_rotation peers; do $(BIN)/python bench/$$name.py || exit; done
 
 clean:
 	rm -rf $(VENV) .build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -133,11 +133,19 @@ class Publisher:
             self._sleep(WAIT_STEP_SECONDS)
         return None
 
+    def publish_base(self) -> Outcome | None:
+        """A heartbeat that waits for changes' publishers, which are quick; None when one does not come to its end."""
+        for _ in range(WAIT_STEPS):
+            if (outcome := self.publish(heartbeat=True)) is not None:
+                return outcome
+            self._sleep(5 * WAIT_STEP_SECONDS)
+        return None
+
     def publish(self, *, heartbeat: bool = False, may_shrink: bool = False) -> Outcome | None:
         """Brings the snapshot up to the database; None when another publisher is at it.
 
-        A heartbeat publishes also when nothing changed, and builds a new base when the overlay has outgrown it.
-        Raises PublicationRefused or Unavailable.
+        A heartbeat publishes also when nothing changed, and builds a new base when the overlay has outgrown it or it is
+        old: no change must wait for a million rows. Raises PublicationRefused or Unavailable.
         """
         holder, lease_ms = os.urandom(8).hex(), LEASE_MS_TICK if heartbeat else LEASE_MS_CHANGE
 
@@ -178,7 +186,7 @@ class Publisher:
                 self._upload("base", draft.base, draft.base_file, "application/octet-stream")
             self._upload("overlay", draft.overlay, draft.overlay_data, "application/json")
             outcome = Outcome(version, draft.state.revision)
-            self._point(turn, outcome, draft.base, draft.overlay, draft.state.readers(self._root_version))
+            self._point(turn, outcome, draft.base, draft.overlay, self._readers(draft.state, draft.base_file))
             record = (draft.base, draft.base_revision, draft.values, draft.values - draft.state.entry_count)
             if self._record(turn, outcome, *record, last=round_number == _ROUNDS - 1):
                 break
@@ -189,7 +197,7 @@ class Publisher:
 
         The bucket is asked at each tick, and whenever the pointer names another base.
         """
-        if state.base is None or state.base_is_old:
+        if state.base is None or (state.base_is_old and turn.heartbeat):
             return True
         if not turn.heartbeat and turn.pointer is not None and turn.pointer.base == state.base:
             return False
@@ -199,8 +207,9 @@ class Publisher:
         """What is to be published, from one state. Raises SnapshotShrinks when it would lose too many values."""
         state = db.published()
         base, base_revision, base_file = state.base, state.base_revision, None
-        fresh = fresh or (turn.heartbeat and base is not None and _outgrown(db.change_count(), base))
-        if fresh or base is None or state.base_is_old:
+        if turn.heartbeat and base is not None:
+            fresh = fresh or state.base_is_old or _outgrown(db.change_count(), base)
+        if fresh or base is None:
             base, base_file = self._built(db.all_keys(), db.all_consumers())
             base_revision = state.revision
         overlay = Overlay(db.changed_keys(base_revision), db.changed_consumers(base_revision), db.all_operators())
@@ -222,6 +231,11 @@ class Publisher:
             sha256, size, count = self._build_base(path, keys, consumers)
             with open(path, "rb") as file:
                 return part("base", ".lmdb", sha256, size, count), file.read()
+
+    def _readers(self, state: Published, built: bytes | None) -> Sequence[str]:
+        """The versions of the root secret whose readers find every value: the present one alone, on an old base."""
+        newest_first = state.readers(self._root_version)
+        return newest_first[-1:] if state.base_is_old and built is None else newest_first
 
     def _reserve(self, turn: _Turn, base: Part, overlay: Part) -> int:
         """The version, noted with the objects that it is about to name: if it fails, clean-up still knows them.
@@ -291,9 +305,7 @@ class Publisher:
         if last is None:
             return
         outcome = Outcome(self._reserve(turn, last.base, last.overlay), last.revision)
-        present = state.alive(self._root_version).present
-        versions = (present,) if state.base_is_old else state.readers(self._root_version)
-        self._point(turn, outcome, last.base, last.overlay, versions)
+        self._point(turn, outcome, last.base, last.overlay, self._readers(state, None))
         self._record(turn, outcome, state.base, state.base_revision, state.published_count, 0, last=True)
 
     def _recorded(self, state: Published, base: Part) -> Manifest | None:

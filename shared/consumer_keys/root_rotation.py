@@ -23,12 +23,14 @@ from consumer_keys.snapshot import ANY_TIME_MS, POINTER, SnapshotError, open_man
 if TYPE_CHECKING:
     from consumer_keys.roots import Digests, Roots
     from consumer_keys.store.change import Change
+    from consumer_keys.store.publication import Housekeeping, SnapshotReads
     from consumer_keys.store.rotation import BareValue, RootState
     from consumer_keys.wiring import Services
 
 _CALLER = system_caller("ckeys", "")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 UNREADABLE_LISTED_MAX = 20
+_START: bytes | None = b""  # of a walk through all values, by digest
 
 
 class RotationRefused(Exception):  # noqa: N818 - a guard that held
@@ -143,15 +145,15 @@ def backfill(
     """
     coming = _coming(app)
     readings = _Readings(app, pause)
-    done, after = 0, b""
-    while rows := app.store.snapshot(partial(_bare, app=app, after=after, batch=batch)):
+    done, after = 0, _START
+    while after is not None:
+        rows, after = app.store.snapshot(partial(_bare, app=app, after=after, batch=batch))
         done += _complete(app, coming, readings, rows)
         progress(done)
-        after = rows[-1].digest
     done += _complete(app, coming, readings, app.store.snapshot(lambda db: db.bare_secrets(app.now_ms())))
     app.change(_CALLER, partial(_note_complete, coming=coming))
     if not _state(app).published:
-        app.publisher.publish(heartbeat=True)
+        app.publisher.publish_base()
     unreadable = sorted(readings.unreadable)
     return {
         "completed": done, "unreadable": len(unreadable), "unreadable_owners": unreadable[:UNREADABLE_LISTED_MAX],
@@ -159,9 +161,8 @@ def backfill(
     }  # fmt: skip
 
 
-def _bare(db: Any, *, app: Services, after: bytes, batch: int) -> list[BareValue]:
-    rows: list[BareValue] = db.bare_values(app.now_ms(), after, batch)
-    return rows
+def _bare(db: SnapshotReads, *, app: Services, after: bytes, batch: int) -> tuple[list[BareValue], bytes | None]:
+    return db.bare_values(app.now_ms(), after, batch)
 
 
 def _complete(app: Services, coming: str, readings: _Readings, rows: list[BareValue]) -> int:
@@ -244,21 +245,26 @@ def finish(app: Services, batch: int, *, readers_moved: bool, progress: Callable
         raise RotationRefused(f"First {report['next']}.")
     moved = 0
     while True:
-        after = b""
-        while done := app.store.housekeeping("root-rotation", partial(_move, coming, after, batch)):
-            moved, after = moved + len(done), done[-1]
-            progress(moved)
+        after = _START
+        while after is not None:
+            digests, after = app.store.snapshot(partial(_unmoved, after=after, batch=batch))
+            if digests:
+                moved += app.store.housekeeping("root-rotation", partial(_move, coming, digests))
+                progress(moved)
         if app.change(_CALLER, partial(_end_former, coming=coming, former=former, batch=batch)):
             break
     if not _state(app).published:
-        app.publisher.publish(heartbeat=True)
+        app.publisher.publish_base()
     until = "and no backup of the database from before is needed any longer, delete it in SSM"
     return {**status(app), "former": former, "next": f"When {former} is nobody's ROOT_SECRET_VERSION, {until}."}
 
 
-def _move(coming: str, after: bytes, batch: int, db: Any) -> list[bytes]:
-    moved: list[bytes] = db.move_values(coming, after, batch)
-    return moved
+def _unmoved(db: SnapshotReads, *, after: bytes, batch: int) -> tuple[list[bytes], bytes | None]:
+    return db.unmoved_values(after, batch)
+
+
+def _move(coming: str, digests: list[bytes], db: Housekeeping) -> int:
+    return db.move_values(coming, digests)
 
 
 def _end_former(db: Change, coming: str, former: str, batch: int) -> bool:
@@ -269,9 +275,10 @@ def _end_former(db: Change, coming: str, former: str, batch: int) -> bool:
     state = db.root_state()
     if state.coming != coming:
         return True  # somebody else has finished it
-    if not _is_complete(db):
+    if not _is_complete(db) or not state.complete or not state.published:
+        # From now on the snapshot is for the coming version's readers, whichever base it is built upon.
         raise RotationRefused(f"Something lacks its digest under {coming} now; run `ckeys rotate-root backfill` again.")
-    if not db.move_late(batch):
+    if not db.move_late(coming, batch):
         return False
     db.move_the_rest()
     db.set_root(

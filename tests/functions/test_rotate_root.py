@@ -218,6 +218,7 @@ def test_killed_at_any_commit_it_goes_on_and_denies_nobody(api: Api, reader: Mak
     killing(2, finish, new)
     assert min(steps) >= 2
     assert [new.status(value) for value in values] == [200] * len(values)
+    assert api.tick()["publish_error"] is None  # killed between its last commit and its base
     assert root_rotation.status(api.deployment.services)["phase"] == "none"
     left = sql(api.deployment, "SELECT * FROM key_values WHERE coming_digest IS NOT NULL OR root_generation <> 1")
     assert left == []

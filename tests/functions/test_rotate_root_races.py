@@ -16,8 +16,8 @@ from consumer_keys.secret import Secret
 from tests.conftest import Api
 from tests.crashes.test_kills import published, stored
 from tests.databases import rows_of
-from tests.functions.helpers import check_counted, sql
-from tests.functions.rotation import Reader, elsewhere
+from tests.functions.helpers import check_counted, pointer, sql
+from tests.functions.rotation import Killed, Reader, elsewhere, killed_at
 
 OLD, NEW = "v1", "v2"
 WRITERS, BEFORE = 2, 12
@@ -250,12 +250,23 @@ def finish(api: Api, batch: int = 200) -> dict[str, Any]:
 
 
 def test_a_value_that_is_written_after_the_last_look_is_moved_too(api: Api, ready: list[str]) -> None:
-    others = elsewhere(api, "others")
-    with at_commit(2, lambda: ready.append(str(others.bound_key("late")["value"]))):  # the look that found nothing
+    others, roots = elsewhere(api, "others"), api.deployment.services.read(api.deployment.services.roots)
+
+    def digest(value: str) -> bytes:
+        return roots.lookup("default", Secret(value.encode())).present
+
+    last = max(map(digest, ready))
+
+    def write() -> None:
+        """Until a value lies where the look has been."""
+        while digest(ready[-1]) >= last or len(ready) == 3:
+            ready.append(str(others.bound_key(f"late-{len(ready)}")["value"]))
+
+    with at_commit(1, write):
         finish(api)
     reader = Reader(api.deployment, NEW)
     try:
-        assert [reader.status(value) for value in ready] == [200] * 4
+        assert [reader.status(value) for value in ready] == [200] * len(ready)
     finally:
         reader.close()
 
@@ -277,3 +288,41 @@ def test_a_digest_that_is_lost_while_it_is_finished_stops_it_before_a_good_key_i
         assert [reader.status(value) for value in ready] == [200] * 3
     finally:
         reader.close()
+
+
+def test_no_change_builds_the_base_that_a_rotation_needs_and_each_is_published_at_once(api: Api) -> None:
+    api.bound_key("key")
+    app = api.deployment.services
+    root_rotation.begin(app, None)
+    with killed_at(1, "base."), pytest.raises(Killed):
+        root_rotation.backfill(app, 200, pause=lambda _: None, progress=lambda _: None)
+    old, new = Reader(api.deployment, OLD), Reader(api.deployment, NEW)
+    try:
+        base = pointer(api.deployment)["base"]
+        value = api.bound_key("while-old")["value"]
+        assert pointer(api.deployment)["base"] == base
+        assert (old.status(value), new.status(value)) == (200, 503), "what it builds upon lacks digests"
+        api.tick()
+        assert pointer(api.deployment)["base"] != base
+        assert (old.status(value), new.status(value)) == (200, 200)
+        base = pointer(api.deployment)["base"]
+        with killed_at(1, "base."), pytest.raises(Killed):
+            finish(api)
+        values = [value, api.bound_key("after-end")["value"]]
+        assert pointer(api.deployment)["base"] == base
+        assert [new.status(each) for each in values] == [200, 200]
+        api.tick()
+        assert pointer(api.deployment)["base"] != base
+        assert [new.status(each) for each in values] == [200, 200]
+    finally:
+        old.close()
+        new.close()
+
+
+def test_a_rotation_whose_snapshot_fell_behind_while_it_was_finished_is_stopped(api: Api, ready: list[str]) -> None:
+    def fall_behind() -> None:
+        sql(api.deployment, "UPDATE deployment SET root_complete = 0")  # as adding a digest that was missing does
+
+    with at_commit(1, fall_behind), pytest.raises(root_rotation.RotationRefused, match="backfill"):
+        finish(api)
+    assert root_rotation.status(api.deployment.services)["coming"] == NEW

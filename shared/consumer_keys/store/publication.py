@@ -29,7 +29,7 @@ UNRECORDED = -1  # the revision of a publication that was begun and not (yet) re
 class Published(NamedTuple):
     """What the database knows of the last publication, beside its own state.
 
-    `base_is_old`: no publication may build upon the base any longer.
+    `base_is_old`: only readers of the present version of the root secret may still use what builds upon the base.
     """
 
     revision: int
