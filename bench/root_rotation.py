@@ -39,6 +39,7 @@ def fill(made: Any, count: int) -> list[str]:
     connection = app.store.engine.raw_connection()
     try:
         cursor = connection.cursor()
+        cursor.execute("SET LOCAL statement_timeout = 0")
         with cursor.copy("COPY consumers FROM STDIN") as copy:
             for i in range(1, consumers + 1):
                 copy.write_row((f"consumer-{i:014x}", GATEWAY, f"app-{i:05d}", "", "Enable", 1, i, i))
