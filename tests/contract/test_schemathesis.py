@@ -40,6 +40,8 @@ SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
 # Our own check says more than this one: which requests may be refused although they keep to the document, and why.
 MODES: tuple[Any, ...] = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 EXCLUDED = [positive_data_acceptance]
+# They belong to the connection, not to the API (RFC 9110 section 7.6.1); tests/ckeys/test_front.py is about them.
+HOP_BY_HOP = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
 PROBE_AUTH_EVERY = 10  # that check sends each request twice more, without and with a wrong credential
 QUIET: dict[str, Any] = {
     "deadline": None, "database": None, "phases": [Phase.generate], "suppress_health_check": list(HealthCheck),
@@ -56,6 +58,7 @@ class Service(NamedTuple):
     def send(self, case: Any, token: str, *, probe_auth: bool) -> None:
         """Sends a generated request as the bearer of a token, and judges the answer."""
         headers = {"Authorization": f"Bearer {token}"}
+        case.headers = {name: text for name, text in (case.headers or {}).items() if name.lower() not in HOP_BY_HOP}
         response: Response = case.call(base_url=self.url, session=self.session, headers=headers)
         judge(case, response)
         excluded = EXCLUDED if probe_auth else [*EXCLUDED, ignored_auth]

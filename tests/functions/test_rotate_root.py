@@ -125,7 +125,8 @@ def test_a_whole_rotation_denies_nobody_and_ends_with_one_version(api: Api, read
     holds(new, reader(NEW))
     assert api.tick()["audit_error"] is None
     assert audit.verify(api.deployment.services).fault is None
-    actions = [row["action"] for row in sql(api.deployment, "SELECT action FROM audit WHERE action LIKE 'root.%'")]
+    query = "SELECT action FROM audit WHERE action LIKE 'root.%' ORDER BY sequence"
+    actions = [row["action"] for row in sql(api.deployment, query)]
     assert actions == ["root.begin", "root.complete", "root.finish"]
     key_id = api("list_keys", "GET", "/keys", query={"keyword": "own"}).body["items"][0]["key_id"]
     assert api("reveal_key", "POST", f"/keys/{key_id}/reveal", {}).body["value"] == custom

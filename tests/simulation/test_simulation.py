@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 import random
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -39,14 +38,11 @@ STEPS = ("begin lease-claim", "get s/current.json", "read", "begin reservation",
 
 
 @pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    """In memory where the system has it: the database and the base files are what takes the time."""
-    shared = Path("/dev/shm")
-    path = Path(tempfile.mkdtemp(prefix="ckeys-simulation-", dir=shared if os.access(shared, os.W_OK) else None))
-    before, tempfile.tempdir = tempfile.tempdir, str(path)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = tmp_path_factory.mktemp("simulation")
+    before, tempfile.tempdir = tempfile.tempdir, str(path)  # bases are built there
     yield path
     tempfile.tempdir = before
-    shutil.rmtree(path)
 
 
 @pytest.fixture(scope="module")
