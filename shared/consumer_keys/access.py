@@ -8,7 +8,8 @@ import hmac
 from consumer_keys.errors import Problem
 from consumer_keys.snapshot import OperatorRecord
 
-_READ = {
+# Functions that change nothing.
+READING = {
     "list_keys", "get_key", "list_consumers", "get_consumer", "list_groups", "get_group", "get_status", "list_audit",
     "verify",
 }  # fmt: skip
@@ -17,13 +18,15 @@ _WRITE = {
     "create_consumer", "update_consumer", "delete_consumer", "create_group", "update_group", "delete_group",
     "add_to_group", "remove_from_group",
 }  # fmt: skip
+# Functions that act on every gateway at once: they are not for operators of some.
+_EVERYWHERE = {"sync_credentials"}
 # Role -> functions; a function that is not named here may be called by nobody.
 ROLES: dict[str, frozenset[str]] = {
     "verifier": frozenset({"verify"}),
-    "viewer": frozenset(_READ),
-    "editor": frozenset(_READ | _WRITE),
+    "viewer": frozenset(READING),
+    "editor": frozenset(READING | _WRITE),
     "revealer": frozenset({"reveal_key", "verify"}),
-    "admin": frozenset(_READ | _WRITE | {"reveal_key", "sync_credentials"}),
+    "admin": frozenset(READING | _WRITE | {"reveal_key", "sync_credentials"}),
 }
 
 
@@ -40,6 +43,8 @@ def authorise(function: str, operator: OperatorRecord | None, gateway_id: str | 
     if operator is None:
         raise Problem("Unauthenticated")
     if function not in ROLES.get(operator.role, frozenset()):
+        raise Problem("Forbidden", actor=operator.secret_id)
+    if function in _EVERYWHERE and operator.gateways is not None:
         raise Problem("Forbidden", actor=operator.secret_id)
     if gateway_id is not None and operator.gateways is not None and gateway_id not in operator.gateways:
         raise Problem("GatewayNotFound", actor=operator.secret_id)

@@ -330,6 +330,7 @@ class AuditEntry(BaseModel):
 class Caller(NamedTuple):
     """Who makes a call, and the conditions that came with it. `gateways` None means all.
 
+    With an `idempotency_key` there are `fingerprints` of the request (`Roots.fingerprints`); the first is kept.
     `signature` is 32 bytes that stand for a signed request and the function that it reached; None for other callers.
     """
 
@@ -340,7 +341,7 @@ class Caller(NamedTuple):
     request_id: str
     revisions: frozenset[int] | None = None
     idempotency_key: str | None = None
-    fingerprint: str = ""
+    fingerprints: tuple[str, ...] = ()
     signature: bytes | None = None
 
 

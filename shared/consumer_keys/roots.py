@@ -6,6 +6,7 @@ and what is written has a digest under each (docs/decisions/0010-root-rotation.m
 
 from __future__ import annotations
 
+import hmac
 from typing import NamedTuple
 
 from consumer_keys.access import token_digest
@@ -52,6 +53,7 @@ class RootKeys:
         self.cursor_key = derive_key(root_secret, "cursor")
         self.operator_key = derive_key(root_secret, "operator")
         self.audit_key = derive_key(root_secret, "audit-head")
+        self.request_key = derive_key(root_secret, "request")
 
 
 class Roots:
@@ -75,5 +77,16 @@ class Roots:
     @property
     def cursor_keys(self) -> tuple[bytes, ...]:
         """The newest first: it seals, each of them opens."""
-        present = (self.present.cursor_key,)
-        return present if self.coming is None else (self.coming.cursor_key, *present)
+        return tuple(keys.cursor_key for keys in self._newest_first)
+
+    def fingerprints(self, *parts: str) -> tuple[str, ...]:
+        """What tells a request from others, the newest first: it is stored, each of them is known again.
+
+        Keyed, since a request may hold a custom value: a plain hash would let a reader of the database try guesses.
+        """
+        request = "\0".join(parts).encode("utf-8", "surrogatepass")
+        return tuple(hmac.digest(keys.request_key, request, "sha256").hex() for keys in self._newest_first)
+
+    @property
+    def _newest_first(self) -> tuple[RootKeys, ...]:
+        return (self.present,) if self.coming is None else (self.coming, self.present)

@@ -12,13 +12,18 @@ if TYPE_CHECKING:
 
 
 def show(app: Services, caller: Caller) -> dict[str, Any]:
-    """Gateways of the caller, database and published revision, snapshot version and age, last sync report."""
+    """Gateways of the caller, database and published revision, snapshot version and age, last sync report.
+
+    To a caller of some gateways the report names no key: it may be another gateway's.
+    """
     row = app.store.read(lambda db: db.status())
     now = app.now_ms()
     mine = [
         gateway for gateway in app.settings.gateways if caller.gateways is None or gateway.gateway_id in caller.gateways
     ]
-    published_at = row["published_at"]
+    published_at, report = row["published_at"], json.loads(row["sync_report"] or "null")
+    if report is not None and caller.gateways is not None:
+        del report["quarantined_keys"]
     return {
         "environment": app.settings.environment,
         "gateways": [gateway._asdict() for gateway in mine],
@@ -30,5 +35,5 @@ def show(app: Services, caller: Caller) -> dict[str, Any]:
             "age_seconds": round((now - published_at) / 1000, 3) if published_at else None,
             "values": row["published_count"],
         },
-        "last_sync": None if row["sync_report"] is None else json.loads(row["sync_report"]),
+        "last_sync": report,
     }

@@ -113,6 +113,7 @@ class _Run:
     def _save(self, db: Housekeeping, report: dict[str, Any]) -> None:
         if db.is_latest(LEASE, self._token):
             db.save_report(report)
+            db.forget_requests(self._app.now_ms())
 
     def _counts(self, lost: bool) -> dict[str, Any]:
         """The report's numbers; every one is present, zero or not."""

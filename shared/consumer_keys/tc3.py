@@ -34,7 +34,8 @@ MISMATCH, TOKEN, UNSIGNED_PAYLOAD, FOREIGN_SERVICE = "Mismatch", "Token", "Unsig
 # Reason -> what the sender may be told. Unknown or disabled id and wrong signature say the same, so that nobody learns
 # who exists.
 REASONS = {
-    MALFORMED: "The signature is incomplete: TC3-HMAC-SHA256 needs X-TC-Timestamp, Content-Type and Host, each once.",
+    MALFORMED: "Sign the request with TC3-HMAC-SHA256 and an operator's pair; X-TC-Timestamp, Content-Type and Host are"
+    " needed, each once.",
     EXPIRED: "X-TC-Timestamp differs from the server's time by more than 5 minutes.",
     FOREIGN_SERVICE: "The signature is for another service.",
     UNSIGNED_PAYLOAD: "The body must be part of the signature; UNSIGNED-PAYLOAD is not accepted.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable
@@ -148,11 +147,16 @@ class Services:
         declared = {gateway.gateway_id for gateway in self.settings.gateways}
         if gateway_id is not None and gateway_id not in declared:
             raise Problem("GatewayNotFound", actor=operator.secret_id)
+        key = web.idempotency_key(request) if request.method == "POST" else None
         return Caller(
             operator.secret_id, operator.role, operator.gateways, function, request.request_id,
-            web.revisions(request), web.idempotency_key(request) if request.method == "POST" else None,
-            _fingerprint(request), signature,
+            web.revisions(request), key,
+            () if key is None else self.fingerprints(request.method, request.path, request.body), signature,
         )  # fmt: skip
+
+    def fingerprints(self, *parts: str) -> tuple[str, ...]:
+        """For `Caller.fingerprints`, from everything that makes two requests the same."""
+        return self.read(self.roots).fingerprints(*parts)
 
     def vault(self, purpose: str, add_data_key: Callable[[DataKey], None]) -> Vault:
         """A vault for `values` or `operators` with a memory of its own: what it seals begins under a new data key."""
@@ -170,12 +174,6 @@ class Services:
     def _find_data_key(self, data_key_id: str) -> DataKey | None:
         row = self.store.read(lambda db: db.data_key(data_key_id))
         return None if row is None else DataKey(**{name: row[name] for name in DataKey._fields})
-
-
-def _fingerprint(request: web.Request) -> str:
-    """What makes two requests the same: method, path and body. A digest, so that no body is stored."""
-    text = "\0".join((request.method, request.path, request.body))
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def close() -> None:

@@ -263,6 +263,28 @@ def test_a_signature_counts_once_for_changes_and_values_together(clock: TestCloc
             assert answer["Error"]["Code"] == "AuthFailure.SignatureExpire"
 
 
+@pytest.mark.parametrize("captured", ["DescribeSecretKey", "DescribeSecretKeyList"])
+def test_a_captured_look_shows_no_value_and_changes_nothing_later(
+    clock: TestClock, cloud: Cloud, api: Api, captured: str
+) -> None:
+    """A signature of the clients covers the fields, not the action: those of a look are those of a reveal."""
+    fields = {"GatewayId": "default", "SecretKeyId": cloud.key()}
+    page = {"GatewayId": "default", "Limit": 20, "Offset": 0}
+    look = cloud.event("cngw", captured, fields if captured == "DescribeSecretKey" else page)
+    assert "Result" in cloud.send(look)
+    assert "Result" in cloud.send(look), "twice in the same second signs alike"
+    clock.shift(3)
+    for action in (captured, "DescribeSecretKeyValue", "DeleteSecretKey", "DescribeConsumerList"):
+        again = {**look, "headers": {**look["headers"], "x-tc-action": full(action)}}
+        for function in ("cloud_api", "front_door"):
+            with nothing_changes(api.deployment):
+                answer = json.loads(api.deployment.call(function, again)["body"])["Response"]
+            parsed = action in (captured, "DescribeConsumerList") or captured == "DescribeSecretKey"
+            assert "Result" not in answer
+            assert not parsed or answer["Error"]["Code"] in ("AuthFailure.SignatureExpire", "UnknownParameter")
+    assert "Result" in cloud.send(cloud.event("cngw", captured, fields if captured == "DescribeSecretKey" else page))
+
+
 def test_a_rest_call_is_served_by_rest_whatever_action_its_headers_name(cloud: Cloud, api: Api) -> None:
     key = cloud.key()
     for name in ("x", full("DescribeSecretKey"), full("CreateSecretKey")):

@@ -18,7 +18,7 @@ from tests.databases import server_of
 
 POINTER = "consumer-keys/current.json"
 STRONG = "kT7vQ2xM"  # eight characters without any pattern
-_OUTSIDE_CHANGES = {"leases", "publications", "data_keys", "alembic_version"}
+_OUTSIDE_CHANGES = {"leases", "publications", "data_keys", "signatures", "alembic_version"}
 Content = dict[str, list[dict[str, Any]]]
 
 
@@ -30,7 +30,7 @@ def sql(deployment: Deployment, text: str, **values: Any) -> list[dict[str, Any]
 
 
 def stored(deployment: Deployment) -> Content:
-    """Every row that a change could write; leases and publications come and go by themselves.
+    """Every row that a change could write; leases, publications and used signatures come and go by themselves.
 
     A reveal that was refused leaves a row in the audit log, and that is no change.
     """

@@ -10,7 +10,7 @@ import pytest
 
 from ckeys.deployment import Deployment
 from tests.conftest import Answer, Api
-from tests.functions.helpers import as_operator, nothing_changes, problem, sql
+from tests.functions.helpers import STRONG, as_operator, kms_key, nothing_changes, problem, sql
 
 READ = {
     "list_keys", "get_key", "list_consumers", "get_consumer", "list_groups", "get_group", "get_status", "list_audit",
@@ -129,6 +129,10 @@ def test_an_operator_of_another_gateway_sees_this_one_as_not_there(
     deployment = make_deployment(GATEWAYS="default=One,other=Two")
     api = Api(deployment, deployment.operator[1])
     stranger = as_operator(api, role, ("other",))
+    if "sync_credentials" in MAY[role]:  # which works for every gateway at once
+        everywhere = call(api, "sync_credentials")
+        with nothing_changes(deployment):
+            problem(everywhere.by(stranger), 403, "Forbidden")
     for function in sorted(MAY[role] - {"get_status", "sync_credentials"}):
         given = call(api, function)
         with nothing_changes(deployment):
@@ -141,6 +145,21 @@ def test_an_operator_of_another_gateway_sees_this_one_as_not_there(
     assert stranger("list_keys", "GET", "/v1/gateways/other/keys").status == 200
     shown = stranger("get_status", "GET", "/v1/status").body
     assert [gateway["gateway_id"] for gateway in shown["gateways"]] == ["other"]
+
+
+def test_an_operator_of_another_gateway_is_told_of_no_key_that_fails(
+    make_deployment: Callable[..., Deployment],
+) -> None:
+    deployment = make_deployment(GATEWAYS="default=One,other=Two")
+    api = Api(deployment, deployment.operator[1])
+    stranger, key = as_operator(api, "viewer", ("other",)), kms_key(api, "failing", f"content-{STRONG}")
+    sql(deployment, "UPDATE consumer_keys SET sync_failures = 5, sync_next_at = 0 WHERE key_id = :id", id=key["key_id"])
+    deployment.cloud.fail_next("ssm", "GetSecretValue", "InternalError", times=50, only="failing")
+    assert api.tick()["quarantined_keys"] == [key["key_id"]]
+    assert key["key_id"] in str(api("get_status", "GET", "/v1/status").body)
+    shown = stranger("get_status", "GET", "/v1/status").body
+    assert shown["last_sync"]["quarantined"] == 1
+    assert key["key_id"] not in str(shown)
 
 
 def test_an_operator_may_be_restricted_to_several_gateways(make_deployment: Callable[..., Deployment]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 from ckeys.deployment import Deployment
 from consumer_keys.errors import Problem
 from consumer_keys.throttle import SOURCES_MAX, FailureLimit, source_of
+from tests.cloud_api.test_answers import PAGE, Cloud
 from tests.conftest import Api
 from tests.functions.helpers import nothing_changes, problem
 
 LIMIT = 5
+GATEWAY = {"GatewayId": "default"}
 
 
 @pytest.fixture
@@ -52,6 +55,26 @@ def test_each_function_and_a_signature_count_alike(limited: Api) -> None:
     answer = signed(limited, "list_keys", "GET", "/v1/gateways/default/keys", pair=("operator-0", "x"))
     problem(answer, 429, "TooManyFailures")
     assert signed(limited, "list_keys", "GET", "/v1/gateways/default/keys").status == 200
+
+
+@pytest.mark.parametrize("kind", ["unsigned", "bearer", "wrong secret"])
+def test_the_cloud_api_counts_every_kind_of_failure(
+    limited: Api, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cloud = Cloud(limited, None if kind != "wrong secret" else (limited.deployment.operator[0], "wrong"))
+
+    def code() -> str:
+        event = cloud.event("cngw", "DescribeSecretKeyList", {**GATEWAY, **PAGE})
+        if kind != "wrong secret":
+            event["headers"] |= {"authorization": f"Bearer {limited.token}" if kind == "bearer" else ""}
+        return cloud.error(event)[0]
+
+    with nothing_changes(limited.deployment):
+        assert {code() for _ in range(LIMIT)} <= {"AuthFailure.InvalidAuthorization", "AuthFailure.SignatureFailure"}
+        assert code() == "RequestLimitExceeded"
+    reasons = {json.loads(line).get("reason") for line in capsys.readouterr().out.splitlines()}
+    assert reasons == {"Mismatch" if kind == "wrong secret" else "Malformed"}
+    assert "Result" in Cloud(limited).send(Cloud(limited).event("cngw", "DescribeSecretKeyList", {**PAGE, **GATEWAY}))
 
 
 def test_being_forbidden_is_no_failure(limited: Api) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import pytest
 
+from ckeys.deployment import Deployment
 from consumer_keys import failpoints
 from tencent_emulator.pytest_plugin import TestClock
+from tests.cloud_api.test_answers import Cloud
 from tests.conftest import Answer, Api
-from tests.functions.helpers import as_operator, nothing_changes, problem, sql, ssm
+from tests.functions.helpers import STRONG, as_operator, nothing_changes, problem, sql, ssm
 from tests.functions.test_create_key import LONG
 
 
@@ -25,7 +28,9 @@ class Post(NamedTuple):
     secret: str | None
 
 
-CASES = ["create_system", "create_custom", "create_kms", "create_consumer", "enable", "disable", "reveal"]
+CASES = [
+    "create_system", "create_custom", "create_kms", "create_consumer", "create_group", "enable", "disable", "reveal",
+]  # fmt: skip
 
 
 def post(api: Api, case: str) -> Post:
@@ -41,6 +46,8 @@ def post(api: Api, case: str) -> Post:
         return Post("create_key", "/keys", body, "/keys", {**body, "description": "x"}, None)
     if case == "create_consumer":
         return Post("create_consumer", "/consumers", {"name": "app"}, "/consumers", {"name": "other"}, None)
+    if case == "create_group":
+        return Post("create_group", "/groups", {"name": "team"}, "/groups", {"name": "other"}, None)
     key = api.create_key("key", status="Enable" if case == "disable" else "Disable")
     other = api.create_key("other")
     path, other_path = f"/keys/{key['key_id']}/{case}", f"/keys/{other['key_id']}/{case}"
@@ -149,6 +156,9 @@ def test_an_answer_is_replayed_for_24_hours_and_then_forgotten(api: Api, clock: 
     clock.shift(1)
     problem(send(api, given), 409, "NameInUse")
     assert send(api, given, body={"name": "other"}).status == 201
+    clock.shift(86_401)
+    api.tick()
+    assert not sql(api.deployment, "SELECT * FROM idempotency")
 
 
 def test_an_answer_is_replayed_as_it_was_even_if_things_changed_since(api: Api) -> None:
@@ -233,3 +243,22 @@ def test_stored_answers_hold_no_value(api: Api) -> None:
     rows = sql(api.deployment, "SELECT * FROM idempotency")
     assert len(rows) == 2
     assert not any(value in str(rows) for value in values)
+
+
+def test_what_is_kept_of_a_request_cannot_be_tried_by_guessing_its_value(
+    make_deployment: Callable[..., Deployment],
+) -> None:
+    """It is keyed by the root secret, as lookup digests are: a custom value may have few bits."""
+    kept = []
+    for name in ("one", "two"):
+        deployment = make_deployment()
+        api = Api(deployment, deployment.operator[1])
+        sent = {"name": "key", "generation": "Custom", "value": f"custom-{STRONG}"}
+        assert api("create_key", "POST", "/keys", sent, headers={"idempotency-key": name}).status == 201
+        cloud = Cloud(api)
+        fields = {"GatewayId": "default", "Name": "other", "SecretType": "ApiKey", "ResourceType": "Consumer",
+                  "GenerateType": "Custom", "SecretValue": f"other-{STRONG}"}  # fmt: skip
+        assert "Result" in cloud.send(cloud.event("cngw", "CreateSecretKey", fields, idempotency_key=f"{name}-again"))
+        kept.append({row["fingerprint"] for row in sql(deployment, "SELECT fingerprint FROM idempotency")})
+    assert [len(each) for each in kept] == [2, 2]
+    assert not kept[0] & kept[1]

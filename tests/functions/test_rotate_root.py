@@ -105,8 +105,11 @@ def test_a_whole_rotation_denies_nobody_and_ends_with_one_version(api: Api, read
         assert counts(api) == before
 
     holds(old)
+    once = {"idempotency-key": "before"}
+    made = api("create_consumer", "POST", "/consumers", {"name": "made-once"}, headers=once)
     begun = report("begin")
     assert (begun["present"], begun["coming"], begun["phase"], begun["made"]) == (OLD, NEW, "incomplete", True)
+    assert api("create_consumer", "POST", "/consumers", {"name": "made-once"}, headers=once).body == made.body
     holds(old)
     assert "not ready" in refused("finish", "--readers-moved")
     done = report("backfill", "--batch", "3")

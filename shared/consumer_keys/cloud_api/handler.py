@@ -6,20 +6,18 @@ type, and holds Error and RequestId beside each other. So everything that can go
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from consumer_keys import log, operators, tc3, web
-from consumer_keys.access import authorise
+from consumer_keys.access import READING, authorise
 from consumer_keys.cloud_api import requests
 from consumer_keys.cloud_api.actions import CLOUD_API, NOTHING, Action, Given, find
 from consumer_keys.cloud_api.errors import (
     MISSING,
     NO_ACTION,
     NO_VERSION,
-    NOT_SIGNED,
     Refused,
     from_problem,
     from_signature,
@@ -70,7 +68,8 @@ def refusal(function: str, error: Exception, request_id: str, noted: Mapping[str
     """The envelope around what went wrong; its code goes into the log."""
     refused = _refused(function, error, request_id)
     content = {"Error": {"Code": refused.code, "Message": refused.message}, "RequestId": request_id}
-    return web.Reply(200, {"Response": content}, {}, {**noted, "code": refused.code})
+    why = {} if refused.reason is None else {"reason": refused.reason}
+    return web.Reply(200, {"Response": content}, {}, {**noted, "code": refused.code, **why})
 
 
 def _refused(function: str, error: Exception, request_id: str) -> Refused:
@@ -93,7 +92,10 @@ def _run(function: str, app: Services, request: web.Request, request_id: str, no
     if action is None or action.served_by != function:
         raise Refused(NO_ACTION, "The action does not exist; it must be one of those of consumer keys.")
     noted["action"] = name
-    caller = _caller(operator, action, name, request, request_id, signature)
+    caller = _caller(app, operator, action, name, request, request_id, signature)
+    if caller.signature is not None and READING.issuperset(action.functions):
+        # Its signature would do for any other action with these fields, so it counts once as well.
+        app.store.change(caller, app.now_ms(), lambda _db: None)
     try:
         return action.run(app, Given(caller, service, _allowed(app, action, operator, fields)))
     except Replayed as replay:
@@ -124,12 +126,11 @@ def _operator(app: Services, request: web.Request) -> tuple[OperatorRecord, tc3.
         return OperatorRecord("function-invoke", "admin", None), None
     if request.kind != "http":
         raise Problem("MalformedEvent")
-    if not tc3.is_tc3(request.header("authorization")):
-        raise Refused(NOT_SIGNED, "Sign the request with TC3-HMAC-SHA256 and an operator's secret id and secret key.")
     try:
         return operators.signed_by(app, operators.signed_request(request), VERSIONS)
     except tc3.SignatureRefused as refused:
-        judged = app.failures.judged(Problem("Unauthenticated"), web.source_address(request))
+        failed = Problem("Unauthenticated", reason=refused.reason)
+        judged = app.failures.judged(failed, web.source_address(request))
         raise (from_signature(refused) if judged.code == "Unauthenticated" else from_problem(judged)) from None
 
 
@@ -152,13 +153,13 @@ def _named(request: web.Request, signature: tc3.Signature | None) -> tuple[str, 
 
 
 def _caller(
-    operator: OperatorRecord, action: Action, name: str, request: web.Request, request_id: str,
+    app: Services, operator: OperatorRecord, action: Action, name: str, request: web.Request, request_id: str,
     signature: tc3.Signature | None,
 ) -> Caller:  # fmt: skip
-    fingerprint = hashlib.sha256(f"{name}\0{request.body}".encode("utf-8", "surrogatepass")).hexdigest()
+    key = web.idempotency_key(request) if action.again is not None else None
     return Caller(
-        operator.secret_id, operator.role, operator.gateways, action.functions[0], request_id, None,
-        web.idempotency_key(request) if action.again is not None else None, fingerprint,
+        operator.secret_id, operator.role, operator.gateways, action.functions[0], request_id, None, key,
+        () if key is None else app.fingerprints(name, request.body),
         # The official clients leave the action out of what they sign: a signature counts once, for any of them, so
         # whichever function serves an action, it is used under one name.
         None if signature is None else operators.signed_use(CLOUD_API, signature),

@@ -18,6 +18,7 @@ from consumer_keys.store.key_facets import move_key
 from consumer_keys.store.reads import has_digest
 from consumer_keys.store.rotation import RootRows
 from consumer_keys.store.schema import (
+    IDEMPOTENCY_MS,
     audit,
     changes,
     data_keys,
@@ -36,9 +37,7 @@ from consumer_keys.store.schema import group_members as m
 from consumer_keys.store.schema import group_resources as r
 from consumer_keys.store.sealed import SealedRows
 
-IDEMPOTENCY_MS = DAY_MS = 86_400_000
-# A signature is good from 5 minutes before to 5 minutes after its timestamp, so it cannot come back later than this.
-SIGNATURE_MS = 600_000
+DAY_MS = 86_400_000
 # TC3 has no nonce: a client that makes the same call twice within a second signs it twice alike.
 SIGNATURE_REPEAT_MS = 2_000
 
@@ -76,7 +75,8 @@ class Change(RootRows, SealedRows):
             return
         earlier = self.replay(self.caller.actor, self.caller.idempotency_key, self.now_ms - IDEMPOTENCY_MS)
         if earlier is not None:
-            check_fingerprint(earlier[0], self.caller.fingerprint)
+            if earlier[0] not in self.caller.fingerprints:
+                raise Problem("IdempotencyKeyReused")
             raise Replayed(json.loads(earlier[1]))
 
     def use_signature(self) -> None:
@@ -86,7 +86,6 @@ class Change(RootRows, SealedRows):
             return
         seen = self.connection.execute(sa.select(signatures.c.seen_at).where(signatures.c.digest == digest)).scalar()
         if seen is None:
-            self.connection.execute(sa.delete(signatures).where(signatures.c.seen_at < self.now_ms - SIGNATURE_MS))
             self.connection.execute(sa.insert(signatures).values(digest=digest, seen_at=self.now_ms))
         elif abs(self.now_ms - seen) > SIGNATURE_REPEAT_MS:
             raise Problem("SignatureReused", reason="Replayed")
@@ -95,13 +94,11 @@ class Change(RootRows, SealedRows):
         """Stores the answer, which must hold no secret, for repetitions of the request."""
         if self.caller.idempotency_key is None:
             return
-        self.connection.execute(sa.delete(idempotency).where(idempotency.c.created_at < self.now_ms - IDEMPOTENCY_MS))
-        self.connection.execute(
-            sa.insert(idempotency).values(
-                actor=self.caller.actor, idempotency_key=self.caller.idempotency_key,
-                fingerprint=self.caller.fingerprint, body=json.dumps(body), created_at=self.now_ms,
-            )
-        )  # fmt: skip
+        mine = {"actor": self.caller.actor, "idempotency_key": self.caller.idempotency_key}
+        # One that is out of date may still be there: the timer removes them.
+        self.connection.execute(sa.delete(idempotency).filter_by(**mine))
+        kept = {"fingerprint": self.caller.fingerprints[0], "body": json.dumps(body), "created_at": self.now_ms}
+        self.connection.execute(sa.insert(idempotency).values(**mine, **kept))
 
     def check_revision(self, current: int) -> None:
         """If-Match (RFC 9110 section 13.1.1). Raises RevisionMismatch with the current revision."""
@@ -353,12 +350,6 @@ _TOUCH = sa.update(changes).where(changes.c.kind == sa.bindparam("of_kind"), cha
 _FACET_OF = sa.select(
     k.c.facet_id, k.c.gateway_id, k.c.type, k.c.generation, k.c.creation_source, k.c.status, k.c.consumer_id
 ).where(k.c.key_id == sa.bindparam("of_key"))
-
-
-def check_fingerprint(stored: str, given: str) -> None:
-    """Raises IdempotencyKeyReused when the two requests differ."""
-    if stored != given:
-        raise Problem("IdempotencyKeyReused")
 
 
 def _json(state: Any) -> str | None:

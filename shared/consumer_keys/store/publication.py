@@ -14,7 +14,19 @@ from consumer_keys.snapshot import ConsumerRecord, KeyRecord, OperatorRecord, Pa
 from consumer_keys.store import dialect
 from consumer_keys.store.reads import KmsKey, split_gateways
 from consumer_keys.store.rotation import RootRows
-from consumer_keys.store.schema import changes, deployment, former_secrets, key_values, leases, operators, publications
+from consumer_keys.store.schema import (
+    IDEMPOTENCY_MS,
+    SIGNATURE_MS,
+    changes,
+    deployment,
+    former_secrets,
+    idempotency,
+    key_values,
+    leases,
+    operators,
+    publications,
+    signatures,
+)
 from consumer_keys.store.schema import consumer_groups as g
 from consumer_keys.store.schema import consumer_keys as k
 from consumer_keys.store.schema import consumers as c
@@ -276,6 +288,11 @@ class Housekeeping(SnapshotReads):
     def note_sync(self, key_id: str, **values: Any) -> None:
         """What the timer saw of one credential, when that changes nothing for callers."""
         self.connection.execute(sa.update(k).where(k.c.key_id == key_id).values(**values))
+
+    def forget_requests(self, now_ms: int) -> None:
+        """Removes what is kept of requests that can no longer be repeated."""
+        self.connection.execute(sa.delete(idempotency).where(idempotency.c.created_at < now_ms - IDEMPOTENCY_MS))
+        self.connection.execute(sa.delete(signatures).where(signatures.c.seen_at < now_ms - SIGNATURE_MS))
 
     def save_report(self, report: Mapping[str, Any]) -> None:
         """The timer's last report."""

@@ -7,6 +7,9 @@ import sqlalchemy as sa
 from consumer_keys.store.dialect import long_text, octets, text
 
 SCHEMA_REVISION = "0008"
+# How long rows of `idempotency` and `signatures` count. A signature is good from 5 minutes before to 5 minutes after
+# its timestamp, so it cannot come back later than this.
+IDEMPOTENCY_MS, SIGNATURE_MS = 86_400_000, 600_000
 metadata = sa.MetaData()
 
 deployment = sa.Table(
@@ -245,7 +248,7 @@ idempotency = sa.Table(
 signatures = sa.Table(
     "signatures",
     metadata,
-    # Signed requests that changed something: a digest of function and signature, and when it was first seen.
+    # Signed requests that count once: a digest of function and signature, and when it was first seen.
     sa.Column("digest", octets(32), primary_key=True),
     sa.Column("seen_at", sa.BigInteger, nullable=False),
     sa.Index("ix_signatures_seen", "seen_at"),
