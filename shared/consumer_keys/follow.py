@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from consumer_keys.errors import CloudFailure, Gone, Problem, Unavailable
 from consumer_keys.keys import credential_fault
+from consumer_keys.model import timestamp
 from consumer_keys.secret import Secret
 
 if TYPE_CHECKING:
@@ -169,11 +170,12 @@ class Follower:
 
         def write(db: Change) -> None:
             for gateway_id, key_id, digest in far:
-                db.end_value(digest, now + self._cache_ms)
-                db.audit("key.overlap_end", gateway_id, key_id, None)
+                ends_at = now + self._cache_ms
+                db.end_value(digest, ends_at)
+                db.audit("key.overlap_end", gateway_id, key_id, None, {"former_content_until": timestamp(ends_at)})
             for gateway_id, key_id, digest in ended:
                 db.remove_value(digest)
-                db.audit("key.overlap_end", gateway_id, key_id, None)
+                db.audit("key.overlap_end", gateway_id, key_id, None, {"former_content": "ended"})
 
         far, ended = self._app.store.snapshot(find)
         if far or ended:

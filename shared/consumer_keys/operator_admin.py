@@ -75,7 +75,7 @@ def rotate(app: Services, wanted: str, keep_ms: int) -> tuple[str, str]:
         db.keep_former_secret(row, ends_at)
         db.update_operator(secret_id, **sealed, **_digests(app, db, secret_key))
         kept = {"former_secret_until": timestamp(ends_at) if keep_ms else None}
-        db.audit("operator.rotate", "", secret_id, None, {**_shown(row), **kept})
+        db.audit("operator.rotate", "", secret_id, _shown(row), {**_shown(row), **kept})
 
     app.change(_caller(), replace)
     return secret_id, secret_key
@@ -95,7 +95,7 @@ def set_status(app: Services, wanted: str, status: str, *, force: bool = False) 
         if row["status"] != status:
             db.update_operator(row["secret_id"], status=status)
             action = f"operator.{status.lower()}"
-            db.audit(action, "", row["secret_id"], None, _shown({**row, "status": status}))
+            db.audit(action, "", row["secret_id"], _shown(row), _shown({**row, "status": status}))
         return str(row["secret_id"])
 
     return app.change(_caller(), change)

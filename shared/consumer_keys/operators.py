@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -101,5 +102,5 @@ def signed_use(function: str, signature: tc3.Signature) -> bytes:
 
 
 def system_caller(function: str, request_id: str) -> Caller:
-    """The caller of changes that the service makes by itself."""
-    return Caller(function, "admin", None, function, request_id)
+    """The caller of changes that the service makes by itself; without a request, an id of its own."""
+    return Caller(function, "admin", None, function, request_id or str(uuid.uuid4()))

@@ -16,7 +16,7 @@ from consumer_keys.errors import Problem, Unavailable
 from consumer_keys.model import Caller
 from consumer_keys.store.change import Change
 from consumer_keys.store.database import PAUSES, Database
-from consumer_keys.store.schema import audit, consumers
+from consumer_keys.store.schema import audit, consumers, data_keys
 from tests.databases import SERVERS, Server, server_of
 from tests.store.proxy import LosingProxy
 
@@ -226,6 +226,26 @@ def test_a_session_that_is_killed_just_before_the_commit_makes_the_change_once(s
     assert len(made(store)) == 1
 
 
+@on_servers
+def test_a_change_that_was_not_committed_is_not_taken_for_one_that_was_made_meanwhile(store: Database) -> None:
+    """By the same caller, with the revision that this one would have had."""
+    server, _ = server_and_name(store)
+    sessions: list[int] = []
+    other = Database(store.engine.url.render_as_string(hide_password=False))
+
+    def meanwhile(point: str) -> None:
+        if point == "change.before-commit" and len(sessions) == 1:
+            sessions.append(0)
+            server.kill(sessions[0])
+            assert other.change(CALLER, 1, insert(2)) == ("consumer-00000000000002", 1)
+
+    with hooked(meanwhile):
+        work = insert(1, lambda db: sessions.append(session_of(db)))
+        assert store.change(CALLER, 1, work) == ("consumer-00000000000001", 2)
+    other.engine.dispose()
+    assert made(store) == ["consumer-00000000000001", "consumer-00000000000002"]
+
+
 @pytest.fixture
 def proxied(store: Database, database: str) -> Iterator[tuple[Database, LosingProxy]]:
     proxy = LosingProxy(int(store.engine.url.port or 0))
@@ -249,6 +269,41 @@ def test_a_change_whose_commit_is_never_answered_is_looked_up_and_not_made_twice
         assert through.change(CALLER, 1, insert(1, attempts)) == ("consumer-00000000000001", 1)
     assert (attempts.count, proxy.lost) == (1, 1)
     assert len(made(store)) == 1
+
+
+def revealed(db: Change) -> str:
+    """A row that changes nothing, and an answer that is kept without its value."""
+    db.audit("key.reveal", "default", "secret-00000000000001", None)
+    db.remember({"value": None})
+    return "value"
+
+
+def begun(db: Change) -> str:
+    """What is written without an audit row."""
+    db.add_data_key({"data_key_id": "0" * 32, "purpose": "values", "kms_key_id": "", "blob": "", "context": ""})
+    return "begun"
+
+
+ANSWERS: dict[Callable[[Change], str], str] = {revealed: "value", begun: "begun"}
+
+
+@on_servers
+@pytest.mark.parametrize("work", ANSWERS)
+def test_what_has_no_revision_is_not_done_twice_either_when_its_commit_is_never_answered(
+    proxied: tuple[Database, LosingProxy], store: Database, work: Callable[[Change], str]
+) -> None:
+    through, proxy = proxied
+    caller = CALLER._replace(idempotency_key="once", fingerprints=("f",))
+
+    def lose(point: str) -> None:
+        proxy.lose = proxy.lose or (point == "change.before-commit" and proxy.lost == 0)
+
+    with hooked(lose):
+        assert through.change(caller, 1, work) == (ANSWERS[work], None)
+    assert proxy.lost == 1
+    with store.engine.connect() as connection:
+        assert len(connection.execute(sa.select(audit)).all()) == (work is revealed)
+        assert len(connection.execute(sa.select(data_keys)).all()) == (work is begun)
 
 
 @on_servers

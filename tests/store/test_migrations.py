@@ -20,6 +20,7 @@ from consumer_keys.store.database import Database, SchemaMismatch
 from consumer_keys.store.schema import SCHEMA_REVISION, metadata
 from tests.databases import Servers, rows_of
 from tests.functions.helpers import check_counted
+from tests.store.test_failures import CALLER, insert
 
 
 @pytest.fixture
@@ -135,3 +136,17 @@ def test_keys_that_were_there_before_are_counted_by_the_migration(url: str) -> N
     assert all(key["facet_id"] is not None for key in rows["consumer_keys"])
     check_counted(rows)
     engine.dispose()
+
+
+def test_an_instance_that_was_warm_before_a_migration_writes_no_more(
+    ckeys: Callable[..., tuple[int, str]], url: str
+) -> None:
+    ckeys("migrate")
+    store = Database(url)
+    store.change(CALLER, 1, insert(1))
+    pretend(url, "9999")
+    with pytest.raises(SchemaMismatch, match="newer schema 9999"):
+        store.change(CALLER, 1, insert(2))
+    pretend(url, SCHEMA_REVISION)
+    assert store.change(CALLER, 1, insert(2))[1] == 2
+    store.engine.dispose()

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from consumer_keys.audit_chain import Entry, entry_hash
 from consumer_keys.errors import Problem, Replayed
 from consumer_keys.fields import AUDIT_ACTIONS
-from consumer_keys.model import Caller, Consumer, Group, Key, Resource
+from consumer_keys.model import Caller, Resource
 from consumer_keys.roots import Digests
 from consumer_keys.snapshot import id_bytes
 from consumer_keys.store.key_facets import move_key
@@ -49,7 +49,7 @@ class Change(RootRows, SealedRows):
         super().__init__(connection)
         self.caller, self.now_ms = caller, now_ms
         self._revision: int | None = None
-        self._audited = False
+        self.audited: tuple[int, bytes] | None = None  # sequence and hash of the last audit row
 
     @property
     def revision(self) -> int:
@@ -66,7 +66,7 @@ class Change(RootRows, SealedRows):
 
     def check_audited(self) -> None:
         """No audit row, no change: raises RuntimeError for a change without one, which undoes it."""
-        if self.changed and not self._audited:
+        if self.changed and self.audited is None:
             raise RuntimeError("a change without an audit row")
 
     def raise_if_replayed(self) -> None:
@@ -235,8 +235,9 @@ class Change(RootRows, SealedRows):
         self.connection.execute(sa.update(g).where(g.c.group_id == group_id).values(**stamps, **values))
 
     def add_data_key(self, values: dict[str, Any]) -> None:
-        """A wrapped data key."""
-        self.connection.execute(sa.insert(data_keys).values(created_at=self.now_ms, **values))
+        """A wrapped data key, unless it is there already: a commit whose answer was lost is made again."""
+        if self.data_key(values["data_key_id"]) is None:
+            self.connection.execute(sa.insert(data_keys).values(created_at=self.now_ms, **values))
 
     def set_root(self, **values: Any) -> None:
         """Goes on with the rotation of the root secret: columns of the deployment."""
@@ -277,11 +278,10 @@ class Change(RootRows, SealedRows):
         row = {"sequence": self.status()["audit_sequence"], "actor": self.caller.actor, "at": self.now_ms}
         self.connection.execute(sa.insert(reveals).values(**row))
 
-    def audit(
-        self, action: str, gateway_id: str, target: str, before: Key | Consumer | Group | None, after: Any = None
-    ) -> None:
+    def audit(self, action: str, gateway_id: str, target: str, before: Any, after: Any = None) -> None:
         """One row in the change's own transaction: who, what, before, after; never a value or a digest.
 
+        `before` and `after` are a resource, other members, or None for what is not there.
         A row about something that changes nothing, such as a reveal, carries the revision that it saw. The row follows
         the last one in the hash chain: the deployment row is locked, so nobody comes in between.
         """
@@ -295,7 +295,7 @@ class Change(RootRows, SealedRows):
         chained = entry_hash(entry, bytes(last["audit_hash"]))
         self.connection.execute(_NEW_ENTRY, {"hash": chained, **entry._asdict()})
         self.connection.execute(_LAST_ENTRY, {"audit_sequence": entry.sequence, "audit_hash": chained})
-        self._audited = True
+        self.audited = entry.sequence, chained
 
     def _touch(self, kind: str, ref: bytes) -> None:
         touched = {"of_kind": kind, "of_ref": ref, "revision": self.revision}

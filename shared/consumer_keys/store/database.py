@@ -25,6 +25,7 @@ _T = TypeVar("_T")
 # Attempts, and the longest pause (seconds) before each repetition; the pauses are random, so that two transactions
 # that got in each other's way do not meet again.
 PAUSES = (0.02, 0.1, 0.5)
+# Constraint, as the drivers' errors name it -> code. (Whether a value is in use is looked up under the lock.)
 _UNIQUE = {
     "uq_consumer_keys_name": "NameInUse",
     "consumer_keys.name": "NameInUse",
@@ -32,7 +33,6 @@ _UNIQUE = {
     "consumers.name": "NameInUse",
     "uq_consumer_groups_name": "NameInUse",
     "consumer_groups.name": "NameInUse",
-    "key_values": "ValueInUse",
 }
 
 
@@ -80,37 +80,39 @@ class Database:
         Writes are serialised by the lock on the deployment row, and durable when this returns. Any exception of `work`
         undoes everything. Raises Replayed when the caller's Idempotency-Key was used before, SignatureReused for a
         signed request that comes again, and OutcomeUnknown when the connection was lost during the commit and the
-        database does not come back to say what became of it.
+        database does not come back to say what became of it. What has no audit row may then be done twice.
         """
 
-        def begun(connection: sa.Connection) -> tuple[_T, int | None]:
+        def begun(connection: sa.Connection) -> tuple[_T, int | None, tuple[int, bytes] | None]:
             change = Change(connection, caller, now_ms)
             change.raise_if_replayed()
             change.use_signature()
             result = work(change)
             change.check_audited()
-            return result, change.revision if change.changed else None
+            return result, change.revision if change.changed else None, change.audited
 
         for _ in PAUSES:
             try:
-                return self._repeated(lambda: self._once(begun, "change"))
+                result, revision, _audited = self._repeated(lambda: self._once(begun, "change"))
             except _Unconfirmed as doubt:
-                done: tuple[_T, int | None] = doubt.result
-            if self._is_recorded(caller, done[1]):
-                return done
-        raise Problem("OutcomeUnknown")
+                result, revision, audited = doubt.result
+                lost = doubt
+            else:
+                return result, revision
+            if audited is not None and self._is_recorded(*audited):
+                return result, revision
+        raise lost
 
-    def _is_recorded(self, caller: Caller, revision: int | None) -> bool:
-        """Whether a change with this revision, or none, was made by this caller's request."""
-        if revision is None:
-            return False  # there is nothing to be done twice
+    def _is_recorded(self, sequence: int, row_hash: bytes) -> bool:
+        """Whether an audit row was committed. Its hash says so: it covers the row and every row before it."""
         try:
             # Under the lock, so that a commit that is still under way comes to its end first.
-            return self._repeated(
-                lambda: self._once(lambda connection: Reads(connection).has_change(caller, revision), "confirmation")
+            found = self._repeated(
+                lambda: self._once(lambda connection: AuditLog(connection).hash_of(sequence), "confirmation")
             )
         except Unavailable:
             raise Problem("OutcomeUnknown") from None
+        return bool(found == row_hash)
 
     def raise_if_replayed(self, caller: Caller, now_ms: int) -> None:
         """Raises Replayed like `change`, but before work that a repeated request must not depend on."""
@@ -138,6 +140,7 @@ class Database:
             if purpose is None:
                 return work(connection)
             connection.execute(_LOCK)
+            self._check_schema_again(connection)
             result = work(connection)
             failpoints.reach(f"{purpose}.before-commit")
             try:
@@ -171,16 +174,23 @@ class Database:
             raise SchemaMismatch(mismatch(found))
         self._checked = True
 
+    def _check_schema_again(self, connection: sa.Connection) -> None:
+        """An instance that has been warm for long must not write into what was migrated meanwhile."""
+        found = connection.execute(_FOUND_REVISION).scalar()
+        if found != SCHEMA_REVISION:
+            raise SchemaMismatch(mismatch(found))
+
 
 # Writers take turns, on each database.
 _LOCK = sa.select(deployment.c.id).with_for_update()
+_FOUND_REVISION: sa.Select[Any] = sa.select(sa.column("version_num")).select_from(sa.table("alembic_version"))
 
 
 def schema_revision(connection: sa.Connection) -> str | None:
     """The revision that the migrations recorded, or None for an empty database."""
     if not sa.inspect(connection).has_table("alembic_version"):
         return None
-    return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+    return connection.execute(_FOUND_REVISION).scalar()
 
 
 def mismatch(found: str | None) -> str:

@@ -9,7 +9,6 @@ import sqlalchemy as sa
 
 from consumer_keys.errors import Problem
 from consumer_keys.model import (
-    Caller,
     Consumer,
     Group,
     GroupRef,
@@ -231,14 +230,6 @@ class Reads(KeyLists):
     def status(self) -> sa.RowMapping:
         """The deployment row."""
         return self.connection.execute(_STATUS).mappings().one()
-
-    def has_change(self, caller: Caller, revision: int) -> bool:
-        """Whether this revision, one of the last thousand, is a change that this caller's request made."""
-        query = sa.select(audit.c.revision).where(
-            audit.c.sequence > self.status()["audit_sequence"] - 1000, audit.c.revision == revision,
-            audit.c.actor == caller.actor, audit.c.request_id == caller.request_id,
-        )  # fmt: skip
-        return self.connection.execute(query).first() is not None
 
     def was_disabled(self, gateway_id: str, key_id: str, after_revision: int) -> bool:
         """Whether a key was disabled by a change after this revision."""
