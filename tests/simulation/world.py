@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, cast
 from ckeys.database import migrate
 from consumer_keys import snapshot_base
 from consumer_keys.errors import Unavailable
+from consumer_keys.failpoints import Commit
 from consumer_keys.keytext import lookup_digest
 from consumer_keys.model import Caller
 from consumer_keys.operators import system_caller
@@ -304,7 +305,7 @@ class Store:
         self._world.step("read audit")
         return self._world.store.audit_log(work)
 
-    def housekeeping(self, purpose: str, work: Callable[[Any], Any]) -> Any:
+    def housekeeping(self, purpose: Commit, work: Callable[[Any], Any]) -> Any:
         """A short write."""
         return self._write(purpose, work, lambda done: self._world.store.housekeeping(purpose, done))
 
