@@ -28,6 +28,7 @@ class Expected:
         """Each of the credentials is followed by a key."""
         self._deployment, self._api, self._credentials, self._folder = api.deployment, api, credentials, folder
         self._lookup_key = api.deployment.services.root.lookup_key
+        self._known = _resources(rows_of(api.deployment.services.store.engine))
         self.recover()
 
     def check(self, run: Run) -> None:
@@ -46,13 +47,14 @@ class Expected:
                 assert found.get(ident) == _after(call, ident, known.get(ident)), call
                 changed.remove(ident)
         assert not changed, run.under_way
+        self._known = found
         self._check_contents(rows, run)
         self._check_whole(rows)
 
     def recover(self) -> None:
         """One tick after the leases of the dead have run out: the snapshot equals the database, the audit chain holds.
 
-        What is there then is known from now on.
+        What was made of credentials then is known from now on.
         """
         sql(self._deployment, "UPDATE leases SET expires_at = 0")
         report = self._api.tick()
@@ -61,7 +63,7 @@ class Expected:
         assert held == wanted
         assert audit.verify(self._deployment.services).fault is None
         rows = rows_of(self._deployment.services.store.engine)
-        self._known = _resources(rows)
+        assert _resources(rows) == self._known, "no tick changes these"
         self._revision: int = rows["deployment"][0]["revision"]
         self._audit_rows = len(changes_of(rows))
         self._contents = {name: [self._content_of(name)] for name in self._credentials}
