@@ -2,9 +2,9 @@
 
 Each line on standard input is an order, done in forked processes, so that imports, compiled statements and the like are
 paid for once, before the first of them. {"point", "visit"} kills at a visit of a fail point, {"changes", "after"} so
-many seconds after so many acknowledged changes. {"writers"} of them run at once, and all are killed: with "after" they
-wait for each other after so many changes, with "point" all but the first make no more of them. {"function", "event"} is
-a single call instead, killed when it has reached so many points ("count") or a certain one.
+many seconds after so many acknowledged changes. {"writers"} of them run at once, and all are killed: they wait for each
+other after so many changes, and with "point" all but the first make no more. {"function", "event"} is a single call
+instead, killed when it has reached so many points ("count") or a certain one.
 
 What credentials come to hold begins with CONTENT.
 
@@ -15,6 +15,7 @@ commit is lost on its way, and data keys are rotated where that is to be killed.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import json
@@ -184,7 +185,7 @@ class Child:
     """A forked process that does what an order says."""
 
     def __init__(self, functions: Functions, order: dict[str, Any], number: int) -> None:
-        self._acknowledged, theirs = os.pipe()  # a byte for each acknowledged change
+        self.acknowledged, theirs = os.pipe()  # a byte for each acknowledged change
         go, self._go = os.pipe()  # a byte when it may go on
         self._pid = os.fork()
         if self._pid == 0:
@@ -200,24 +201,17 @@ class Child:
         os.close(go)
         self.ended = os.pidfd_open(self._pid)
 
-    def wait(self, changes: int) -> None:
-        """Returns after so many acknowledged changes, or when it ended."""
-        while changes > 0:
-            ready, _, _ = select.select([self._acknowledged, self.ended], [], [], RUN_SECONDS_MAX)
-            if self._acknowledged not in ready:
-                return
-            changes -= len(os.read(self._acknowledged, changes))
-
     def go_on(self) -> None:
-        """It may make more changes than the order says."""
-        os.write(self._go, b".")
+        """It may make more changes than the order says, unless it has ended."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._go, b".")
 
     def kill(self) -> int:
         """The signal that ended it, or 0."""
         signal.pidfd_send_signal(self.ended, signal.SIGKILL)
         _, status = os.waitpid(self._pid, 0)
         os.close(self.ended)
-        os.close(self._acknowledged)
+        os.close(self.acknowledged)
         os.close(self._go)
         return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
@@ -225,13 +219,23 @@ class Child:
 def ended(functions: Functions, order: dict[str, Any]) -> list[int]:
     """The signals that ended those who did what an order says."""
     children = [Child(functions, order, number) for number in range(order.get("writers", 1))]
-    if "after" in order:
-        for child in children:
-            child.wait(order["changes"])
+    wait(children, order.get("changes", 0))
     for child in children if "after" in order else children[:1]:
         child.go_on()
     select.select([child.ended for child in children], [], [], order.get("after", RUN_SECONDS_MAX))
     return [child.kill() for child in children]
+
+
+def wait(children: list[Child], changes: int) -> None:
+    """Returns when each has made so many changes, or one has ended."""
+    left = {child.acknowledged: changes for child in children if changes}
+    while left:
+        ready, _, _ = select.select([*left, *(child.ended for child in children)], [], [], RUN_SECONDS_MAX)
+        if not left.keys() >= set(ready) or not ready:
+            return
+        for one in ready:
+            left[one] -= len(os.read(one, left[one]))
+        left = {one: missing for one, missing in left.items() if missing}
 
 
 def warm(functions: Functions) -> None:
