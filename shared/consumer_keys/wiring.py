@@ -194,11 +194,12 @@ def services() -> Services:
 
 @lru_cache(maxsize=64)
 def _built(function: str, settings: config.Settings) -> Services:  # noqa: ARG001 - each function has its own role
-    built = Services(settings, _database(settings.database_url or ""))
+    built = Services(settings, database(settings.database_url or ""))
     _live.append(built)
     return built
 
 
 @lru_cache(maxsize=4)
-def _database(url: str) -> Database:
+def database(url: str) -> Database:
+    """The database at this URL; the same one for the same URL, with the statements that it has compiled."""
     return Database(url)
