@@ -21,7 +21,7 @@ from ckeys.database import migrate
 from ckeys.events import Context, Event, Handler, invoke
 from ckeys.front import load_handlers
 from ckeys.policies import ADMINISTRATOR, policies
-from ckeys.reach import ENVIRONMENT_FILE
+from ckeys.reach import ENVIRONMENT_FILE, OPERATOR_FILE
 from ckeys.template import Function, Template, load_template
 from consumer_keys import config, invocation, operator_admin, validate_wiring, wiring
 from consumer_keys.access import token_digest
@@ -29,7 +29,7 @@ from consumer_keys.errors import CloudFailure
 from consumer_keys.roots import ROOT_BYTES
 from consumer_keys.store.rotation import RootState
 from tencent_emulator.cam import UIN
-from tencent_emulator.cloud import Cloud, CloudError
+from tencent_emulator.cloud import Cloud, CloudError, StateInUse
 
 ROOT = Path(__file__).resolve().parents[2]
 DATABASE_FILE = "consumer-keys.db"
@@ -55,8 +55,13 @@ class Deployment:
         self.template: Template = load_template(ROOT / "template.yaml")
         self._saved: dict[str, str] | None = None
         _make_folder(home)
-        self.operator = _operator_pair(home / "operator.json")
-        self.cloud = Cloud(state_dir=home / "cloud" if durable else None)
+        self.operator = _operator_pair(home / OPERATOR_FILE)
+        try:
+            self.cloud = Cloud(state_dir=home / "cloud" if durable else None)
+        except StateInUse:
+            raise DeploymentError(
+                f"Another `ckeys run` uses {home}; stop it, or set CKEYS_HOME to another folder."
+            ) from None
         try:
             self.cloud.add_credential(*self.operator)
             self.server = self.cloud.serve(cloud_port)
@@ -249,6 +254,8 @@ def _state_of(url: str, secret_id: str) -> tuple[RootState, bool]:
 
 
 def _make_folder(home: Path) -> None:
+    if home.is_file():
+        raise DeploymentError(f"{home} is a file; name a folder for the state: --home or CKEYS_HOME.")
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         home.chmod(0o700)

@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import os
-import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -15,9 +14,10 @@ from typing import Any
 import click
 
 from ckeys.audit import audit
+from ckeys.exports import env
 from ckeys.keys import keys
 from ckeys.operators import init, operators
-from ckeys.reach import home_option, one_sentence, services_of
+from ckeys.reach import Commands, home_option, one_sentence, services_of
 from ckeys.rotate_root import rotate_root
 
 PORT_DEFAULT = 9000
@@ -34,7 +34,8 @@ def _port() -> int:
     return int(text)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="consumer-keys", prog_name="ckeys")
 def cli() -> None:
     """Consumer keys for an AI gateway: run it here, replay events, manage the schema."""
 
@@ -205,29 +206,8 @@ def policies(uin: str, out: Path) -> None:
             click.echo(out / f"{role}.json")
 
 
-@cli.command()
-@click.option("--home", help="State folder [CKEYS_HOME, .ckeys].")
-def env(home: str | None) -> None:
-    """Print the exports with which curl, tccli and the SDKs reach the local run."""
-    path = _home(home) / "operator.json"
-    if not path.exists():
-        raise click.ClickException(f"There is no {path}; start the local run first.")
-    operator, port = json.loads(path.read_text(encoding="utf-8")), _port()
-    for name, value in {
-        "CKEYS_HOME": shlex.quote(str(path.parent.resolve())),
-        "CKEYS_URL": f"http://127.0.0.1:{port}",
-        "CKEYS_TOKEN": operator["secret_key"],
-        "TENCENTCLOUD_SECRET_ID": operator["secret_id"],
-        "TENCENTCLOUD_SECRET_KEY": operator["secret_key"],
-        "TENCENTCLOUD_REGION": os.environ.get("TENCENTCLOUD_REGION", "ap-guangzhou"),
-        "CLOUD_ENDPOINT": f"http://127.0.0.1:{port + 1}",
-        "NO_PROXY": "127.0.0.1",
-    }.items():
-        click.echo(f"export {name}={value}")
-
-
-for group in (audit, init, keys, operators, rotate_root):
-    cli.add_command(group)
+for command in (audit, env, init, keys, operators, rotate_root):
+    cli.add_command(command)
 
 if __name__ == "__main__":
     cli()
