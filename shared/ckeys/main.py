@@ -17,10 +17,11 @@ from ckeys.audit import audit
 from ckeys.exports import env
 from ckeys.keys import keys
 from ckeys.operators import init, operators
-from ckeys.reach import Commands, home_option, one_sentence, services_of
+from ckeys.reach import Commands, counted, home_option, one_sentence, services_of
 from ckeys.rotate_root import rotate_root
 
 PORT_DEFAULT = 9000
+PLACEHOLDER = "00000000-0000-0000-0000-00000000000"
 
 
 def _home(text: str | None) -> Path:
@@ -54,7 +55,7 @@ def run(home: str | None, port: int | None) -> None:
 @cli.command()
 @click.argument("function")
 @click.option("-e", "--event", "event_file", required=True, type=click.Path(path_type=Path), help="Event file.")
-@click.option("--home", help="Use this state folder; otherwise a fresh deployment with sample data, thrown away.")
+@click.option("--home", help="State folder of a local run that is down; otherwise sample data, thrown away.")
 def invoke(function: str, event_file: Path, home: str | None) -> None:
     """Call one function with an event file and print what it returns; its log goes to standard error."""
     from ckeys.deployment import Deployment
@@ -145,6 +146,10 @@ def validator(host: str, port: int, workers: int | None, log_all: bool) -> None:
         raise click.ClickException(str(error)) from None
 
 
+def _resealed(count: int) -> None:
+    click.echo(f"{counted(count, 'value')} sealed anew ...", err=True)
+
+
 @cli.command("rotate-data-keys")
 @click.option("--older-than", "days", type=click.FloatRange(0), default=30, show_default=True, help="Days.")
 @click.option("--batch", type=click.IntRange(1, 5000), default=200, show_default=True, help="Values per transaction.")
@@ -160,7 +165,7 @@ def rotate_data_keys(days: float, batch: int, rewrap: bool, home: str | None) ->
 
     with one_sentence(), services_of(home) as app:
         report: dict[str, Any] = {"rewrapped": data_keys.rewrap(app, batch)} if rewrap else {}
-        report |= data_keys.rotate(app, days, batch, progress=lambda count: click.echo(f"{count} ...", err=True))
+        report |= data_keys.rotate(app, days, batch, progress=_resealed)
     click.echo(json.dumps(report, indent=2))
     if report["values"]["broken"] or report["operators"]["broken"]:
         raise click.ClickException("Some values do not open; their owners are listed, and nothing of them was changed.")
@@ -199,11 +204,15 @@ def policies(uin: str, out: Path) -> None:
     from ckeys.policies import policies as rendered
     from ckeys.template import load_template
 
+    unset = False
     with one_sentence(PolicyError):
         for role, policy in rendered(ROOT, load_template(ROOT / "template.yaml"), uin, os.environ).items():
             out.mkdir(parents=True, exist_ok=True)
             (out / f"{role}.json").write_text(json.dumps(policy, indent=2) + "\n", encoding="utf-8")
             click.echo(out / f"{role}.json")
+            unset = unset or PLACEHOLDER in json.dumps(policy)
+    if unset:
+        click.echo("These policies hold template.yaml's placeholders of KMS keys: put your own there first.", err=True)
 
 
 for command in (audit, env, init, keys, operators, rotate_root):

@@ -113,6 +113,11 @@ def listens(endpoint: str) -> bool:
         return probe.connect_ex((host, int(port))) == 0
 
 
+def counted(number: int, what: str) -> str:
+    """`1 row`, `2 rows`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def _say_unpublished(error: BaseException) -> None:
     from consumer_keys.errors import CloudFailure
 

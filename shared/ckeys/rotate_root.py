@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ckeys.reach import home_option, one_sentence, services_of
+from ckeys.reach import counted, home_option, one_sentence, services_of
 
 _batch = click.option("--batch", type=click.IntRange(1, 5000), default=200, show_default=True, help="Per transaction.")
 
@@ -28,7 +28,7 @@ def _show(report: dict[str, Any]) -> None:
 
 
 def _progress(count: int) -> None:
-    click.echo(f"{count} ...", err=True)
+    click.echo(f"{counted(count, 'value')} done ...", err=True)
 
 
 @rotate_root.command()

@@ -8,7 +8,7 @@ import socket
 import sys
 import tempfile
 
-from ckeys.reach import setting_of
+from ckeys.reach import counted, setting_of
 from consumer_keys import config
 from consumer_keys.errors import CloudFailure
 from consumer_keys.snapshot import POINTER
@@ -45,8 +45,7 @@ def serve(host: str, port: int, workers: int, *, log_all: bool) -> None:
     )  # fmt: skip
     shown = f"[{host}]" if ":" in host else host
     # Standard output is the log's.
-    processes = "1 process" if workers == 1 else f"{workers} processes"
-    sys.stderr.write(f"Validation on http://{shown}:{port}, {processes}; Ctrl-C stops it.\n")
+    sys.stderr.write(f"Validation on http://{shown}:{port}, {counted(workers, 'worker')}; Ctrl-C stops it.\n")
     sys.stderr.flush()
     server.serve()
 

@@ -157,6 +157,13 @@ def test_the_command_writes_every_policy_for_an_account(tmp_path: Path) -> None:
     assert written.keys() == RENDERED.keys()
     assert "uin/123456789:" in json.dumps(written)
     assert UIN not in json.dumps(written)
+    assert "placeholders of KMS keys" in done.stderr
+    keys = {
+        name: f"{number}a7c3d10-1111-4222-8333-444444444444"
+        for number, name in enumerate(("KMS_KEY_ID", "KMS_OPERATOR_KEY_ID"))
+    }
+    done = CliRunner().invoke(cli, ["policies", "--uin", "123456789", "--out", str(tmp_path / "out")], env=keys)
+    assert (done.exit_code, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("uin", ["", "root", "1*", "12345\n"])
