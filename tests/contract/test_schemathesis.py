@@ -92,7 +92,7 @@ def judge(case: Any, response: Response) -> None:
 
 
 def beyond_schemas(body: dict[str, Any]) -> bool:
-    """Refusals that no schema can say: a cursor of ours, a strong value without our prefix, a point on its curve, an order."""
+    """Refusals that no schema can say: a cursor of ours, a strong value, a point on its curve, two times in order."""
     if body["code"] == "WeakValue":
         return True
     fields = {error["field"].partition(".")[0] for error in body["errors"]}

@@ -15,6 +15,7 @@ import pytest
 
 from tests.e2e.conftest import CKEYS, Local
 from tests.machine import free_port
+from tests.tccli import tccli_program
 
 BASE = "/v1/gateways/default"
 
@@ -125,6 +126,34 @@ def test_ckeys_env_reaches_the_run(start: Callable[..., Local]) -> None:
     local.stop()
     done = subprocess.run([CKEYS, "env"], env=environ, capture_output=True, text=True, check=True)
     assert done.stderr == f"Nothing listens on {local.url}; start the local run: make run\n"
+
+
+def test_the_readmes_first_key_is_verified_when_its_lines_are_pasted(
+    start: Callable[..., Local], tmp_path: Path
+) -> None:
+    local = start()
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    section = text.partition("## A first verified key in a minute")[2].partition("\n## ")[0]
+    *blocks, of_credential = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    assert len(blocks) == 2
+
+    def paste(*lines: str) -> str:
+        script = "".join(lines).replace(".venv/bin/ckeys", str(CKEYS))
+        environ = {**os.environ, "CKEYS_HOME": str(local.home), "HOME": str(tmp_path)}
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script], env=environ, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    shown = paste(*blocks, 'CONSUMER_ID=$CONSUMER_ID\necho; echo "$CONSUMER_ID"')
+    assert "HTTP/1.1 200 OK" in shown
+    assert re.findall(r'"code": ?"(\w+)"', shown) == ["Valid"]
+    consumer_id = shown.splitlines()[-1]
+    assert f"X-Consumer-Id: {consumer_id}\n" in shown.replace("\r", "")
+    program = tccli_program()
+    functions = blocks[0].partition("\nKEY=")[0]
+    shown = paste(functions, f'\nCONSUMER_ID={consumer_id}\ntccli() {{ "{program}" "$@"; }}\n', of_credential)
+    assert re.findall(r'"code": ?"(\w+)"', shown) == ["Valid", "Valid"]
 
 
 def test_the_exports_of_ckeys_env_are_all_that_the_other_commands_need(start: Callable[..., Local]) -> None:
