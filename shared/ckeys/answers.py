@@ -113,6 +113,13 @@ class GatewayItem(BaseModel):
     title: str
 
 
+class UndeclaredGateway(BaseModel):
+    """A gateway that has keys and is not declared in the settings."""
+
+    gateway_id: str
+    keys: int
+
+
 class SnapshotState(BaseModel):
     """What was published last; nulls before the first time."""
 
@@ -128,6 +135,7 @@ class DeploymentStatus(BaseModel):
 
     environment: str
     gateways: list[GatewayItem]
+    undeclared: list[UndeclaredGateway]
     revision: int
     snapshot: SnapshotState
     last_sync: dict[str, Any] | None

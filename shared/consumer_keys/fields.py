@@ -1,4 +1,4 @@
-"""The kinds of text and number that input models are made of: lengths, patterns and closed lists.
+"""The kinds of text and number that input models are made of: lengths, patterns, closed lists; what a fault is told.
 
 Rules come from the vendor's contract: names and descriptions (document 1364/127922), lengths (1826/133141).
 """
@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, WithJsonSchema
 
+from consumer_keys.errors import FieldError, FieldFault, field_name
 from consumer_keys.keytext import VALUE_BYTES_MAX, VALUE_BYTES_MIN
 
 Status = Literal["Enable", "Disable"]
@@ -74,7 +75,7 @@ def _schema(pattern: re.Pattern[str]) -> Any:
 
 def _integer(value: Any) -> Any:
     """Query parameters are text; only plain ASCII digits count as a number."""
-    return int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value) else value
+    return int(value) if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,9}", value) else value
 
 
 def _boolean(value: Any) -> Any:
@@ -127,3 +128,39 @@ ResourceId = Annotated[
 ]
 ActorText = Annotated[str, _text(1, 80), AfterValidator(_plain)]
 TargetText = Annotated[str, _text(1, 64), AfterValidator(_plain)]
+
+# Kind of a fault, as pydantic names it -> what the answer says; the numbers are those of the model.
+_MESSAGES = {
+    "extra_forbidden": "is not a field of this call",
+    "missing": "is required",
+    "string_type": "must be a string",
+    "int_type": "must be a whole number",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "model_type": "must be an object",
+    "dict_type": "must be an object",
+    "literal_error": "must be {expected}",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "too_short": "must have at least {min_length} entries",
+    "too_long": "must have at most {max_length} entries",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+}
+
+
+def field_error(fault: Any) -> FieldError:
+    """One of pydantic's faults as the field and what is wrong with it, in our words."""
+    cause = fault.get("ctx", {}).get("error")
+    if isinstance(cause, FieldFault):
+        return FieldError(cause.field, str(cause))
+    return FieldError(".".join(field_name(str(part)) for part in fault["loc"]) or "body", fault_text(fault))
+
+
+def fault_text(fault: Any) -> str:
+    """What is wrong, never the input."""
+    details = fault.get("ctx", {})
+    cause = details.get("error")
+    if isinstance(cause, ValueError):
+        return str(cause)
+    return _MESSAGES.get(fault["type"], "is not valid").format(**details)

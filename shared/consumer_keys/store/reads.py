@@ -24,6 +24,7 @@ from consumer_keys.store.schema import (
     deployment,
     former_secrets,
     idempotency,
+    key_facets,
     key_values,
     leases,
     operators,
@@ -230,6 +231,12 @@ class Reads(KeyLists):
     def status(self) -> sa.RowMapping:
         """The deployment row."""
         return self.connection.execute(_STATUS).mappings().one()
+
+    def keys_by_gateway(self) -> dict[str, int]:
+        """Gateway id -> how many keys it has, if any."""
+        total = sa.func.sum(key_facets.c.key_count)
+        query = sa.select(key_facets.c.gateway_id, total).group_by(key_facets.c.gateway_id).having(total > 0)
+        return {gateway_id: int(count) for gateway_id, count in self.connection.execute(query)}
 
     def was_disabled(self, gateway_id: str, key_id: str, after_revision: int) -> bool:
         """Whether a key was disabled by a change after this revision."""
