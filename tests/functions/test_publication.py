@@ -280,5 +280,5 @@ def test_an_instance_with_another_environment_does_not_publish_over_the_deployme
     assert "ENVIRONMENT" in report["publish_error"]
     assert "ENVIRONMENT" in report["clean_up_error"]
     assert objects(api.deployment)[POINTER] == before
-    assert cold(api, value)
     assert tick(api, clock)["published"], "the deployment itself goes on"
+    assert cold(api, value)
