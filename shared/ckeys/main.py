@@ -17,7 +17,7 @@ import click
 from ckeys.audit import audit
 from ckeys.keys import keys
 from ckeys.operators import init, operators
-from ckeys.reach import home_option, one_sentence, services_of
+from ckeys.reach import home_option, one_sentence, services_of, visible
 from ckeys.rotate_root import rotate_root
 
 PORT_DEFAULT = 9000
@@ -76,7 +76,7 @@ def invoke(function: str, event_file: Path, home: str | None) -> None:
         values = {"operator.admin": deployment.operator[1]} if home else seed(deployment)
         sys.stdout = sys.stderr
         result = deployment.call(function, fill(event, values))
-        answers.write(json.dumps(result, ensure_ascii=False, indent=2) + "\n")
+        answers.write(visible(json.dumps(result, ensure_ascii=False, indent=2)) + "\n")
 
 
 def _names(deployment: Any) -> str:
