@@ -137,6 +137,9 @@ def test_each_function_has_a_credential_and_an_environment_of_its_own(deployment
     assert len({environment["TENCENTCLOUD_SECRETID"] for environment in environments.values()}) == len(environments)
     assert all(environment["TENCENTCLOUD_SESSIONTOKEN"] for environment in environments.values())
     assert deployment.operator[1] not in str(environments)
+    named = {setting for item in deployment.template.functions for setting in item.environment}
+    for item in deployment.template.functions:  # what the template keeps from a function, the local run keeps from it
+        assert environments[item.name].keys() & named == item.environment.keys(), item.name
     for name in ("validate_key", "front_door"):
         assert not {"DATABASE_URL", "KMS_KEY_ID", "KMS_OPERATOR_KEY_ID"} & environments[name].keys()
     assert "COS_BUCKET" not in environments["front_door"]
