@@ -12,6 +12,8 @@ from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_ope
 
 import click
 
+from ckeys.reach import visible
+
 TIMEOUT_SECONDS = 30
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -52,7 +54,7 @@ class Api:
 def _explained(status: int, body: bytes) -> str:
     try:
         problem = json.loads(body)
-        return f"{problem['code']}: {problem['detail']}"
+        return visible(f"{problem['code']}: {problem['detail']}")
     except (ValueError, KeyError, TypeError):
         return f"The answer has status {status} and is no problem document."
 
@@ -96,7 +98,7 @@ def _token() -> str:
 
 
 def _print(answer: dict[str, Any], *, quiet: bool) -> None:
-    click.echo(answer.get("value", "") if quiet else json.dumps(answer, ensure_ascii=False, indent=2))
+    click.echo(visible(str(answer.get("value", "")) if quiet else json.dumps(answer, ensure_ascii=False, indent=2)))
 
 
 @click.group()

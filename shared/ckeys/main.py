@@ -17,7 +17,7 @@ import click
 from ckeys.audit import audit
 from ckeys.keys import keys
 from ckeys.operators import init, operators
-from ckeys.reach import home_option, one_sentence, services_of
+from ckeys.reach import home_option, one_sentence, services_of, visible
 from ckeys.rotate_root import rotate_root
 
 PORT_DEFAULT = 9000
@@ -76,7 +76,7 @@ def invoke(function: str, event_file: Path, home: str | None) -> None:
         values = {"operator.admin": deployment.operator[1]} if home else seed(deployment)
         sys.stdout = sys.stderr
         result = deployment.call(function, fill(event, values))
-        answers.write(json.dumps(result, ensure_ascii=False, indent=2) + "\n")
+        answers.write(visible(json.dumps(result, ensure_ascii=False, indent=2)) + "\n")
 
 
 def _names(deployment: Any) -> str:
@@ -191,7 +191,8 @@ def openapi() -> None:
 @cli.command()
 @click.option("--uin", required=True, help="The UIN of your account's root.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path(".build/policies"), show_default=True)
-def policies(uin: str, out: Path) -> None:
+@click.option("--any-secret", is_flag=True, help="Take an empty CREDENTIAL_PREFIX: every secret may be followed.")
+def policies(uin: str, out: Path, any_secret: bool) -> None:
     """Write the CAM policy of each role, with the names of template.yaml and of the environment in it."""
     from ckeys.deployment import ROOT
     from ckeys.policies import PolicyError
@@ -199,7 +200,9 @@ def policies(uin: str, out: Path) -> None:
     from ckeys.template import load_template
 
     with one_sentence(PolicyError):
-        for role, policy in rendered(ROOT, load_template(ROOT / "template.yaml"), uin, os.environ).items():
+        template = load_template(ROOT / "template.yaml")
+        given = {name: text for name, text in os.environ.items() if text}
+        for role, policy in rendered(ROOT, template, uin, given, any_secret=any_secret).items():
             out.mkdir(parents=True, exist_ok=True)
             (out / f"{role}.json").write_text(json.dumps(policy, indent=2) + "\n", encoding="utf-8")
             click.echo(out / f"{role}.json")

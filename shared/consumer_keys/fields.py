@@ -35,8 +35,10 @@ LIMIT_MAX, LIMIT_DEFAULT = 100, 20
 _EPOCH, _SECOND = datetime(1970, 1, 1, tzinfo=timezone.utc), timedelta(seconds=1)
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 _NAME = re.compile(rf"[A-Za-z{_HAN}](?:[A-Za-z0-9{_HAN}_-]*[A-Za-z0-9{_HAN}])?")
-# What `_plain` lets through, as far as a pattern can say it.
-_PLAIN = r"[^\u0000-\u0008\u000b-\u001f]*"
+# What `_plain` lets through but for lone surrogates, which are no text in JSON either: no control characters other than
+# tab and new line, no line or paragraph separators, and nothing that turns the direction of the text around it.
+_PLAIN = r"[^\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*"
+_IS_PLAIN = re.compile(_PLAIN).fullmatch
 _SECRET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _MOMENT = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]([0-9]{2}:[0-9]{2}:[0-9]{2})(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
@@ -55,8 +57,10 @@ def _name(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    if any((ord(char) < 32 and char not in "\n\t") or 0xD800 <= ord(char) <= 0xDFFF for char in text):
-        raise ValueError("must not contain control characters or lone surrogates")
+    if not _IS_PLAIN(text) or any("\ud800" <= char <= "\udfff" for char in text):
+        raise ValueError(
+            "must not contain control characters, line separators, marks of text direction or lone surrogates"
+        )
     return text
 
 
