@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -16,12 +16,14 @@ import pytest
 
 from ckeys.deployment import Deployment
 from consumer_keys.operation import Operation
+from tencent_emulator.pytest_plugin import TestClock
 from tests.conftest import Answer, Api
 from tests.functions.callers import FILLED, two_gateways
-from tests.functions.helpers import nothing_changes, problem
+from tests.functions.helpers import as_operator, change_content, kms_key, nothing_changes, problem
 from tests.functions.test_input import BODIES, OPERATIONS, TEMPLATE, declared
 
 Ids = dict[str, str]
+TAKEN = "kT7vQ2xM9pLr4WzB"
 NOT_FOUND = {"key_id": "KeyNotFound", "consumer_id": "ConsumerNotFound", "group_id": "GroupNotFound"}
 OF_GATEWAY = [operation for operation in OPERATIONS.values() if "{gateway_id}" in operation.path]
 # These need what is free; the others are shown to work on what is in use.
@@ -250,3 +252,29 @@ def test_a_value_of_another_gateway_is_no_key(both: Deployment, admin: Caller, o
                 assert admin("validate_key", "GET", at, token=value).status == (200 if good else 401)
     for gateway, good in (("other", True), ("default", False)):
         assert both.call("validate_key", {"gateway_id": gateway, "key": value})["valid"] is good
+
+
+# The deployment's status
+
+
+def test_the_timers_report_names_only_keys_of_the_gateways_that_an_operator_may_see(
+    make_deployment: Callable[..., Deployment], clock: TestClock
+) -> None:
+    deployment = make_deployment(GATEWAYS="default=One,other=Two")
+    api = Api(deployment, deployment.operator[1])
+    failing = {}
+    for gateway in ("default", "other"):
+        path, body = f"/v1/gateways/{gateway}", {"name": "taken", "generation": "Custom", "value": TAKEN}
+        assert api("create_key", "POST", f"{path}/keys", body).status == 201
+        failing[gateway] = kms_key(api, f"of-{gateway}", f"content-of-{gateway}-7Rk2", bound=False, path=path)["key_id"]
+        change_content(api, f"of-{gateway}", TAKEN)  # fails run after run
+    for _ in range(5):
+        clock.shift(61)
+        api.tick()
+
+    def shown(caller: Api) -> set[str]:
+        return {*caller("get_status", "GET", "/v1/status").body["last_sync"]["quarantined_keys"]}
+
+    assert shown(api) == {*failing.values()}
+    for gateway, key_id in failing.items():
+        assert shown(as_operator(api, "viewer", (gateway,))) == {key_id}
