@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from consumer_keys.model import Caller, timestamp
 
 if TYPE_CHECKING:
+    from consumer_keys.store.reads import Reads
     from consumer_keys.wiring import Services
 
 
@@ -15,24 +16,27 @@ def show(app: Services, caller: Caller) -> dict[str, Any]:
     """Gateways of the caller, database and published revision, snapshot version and age, last sync report.
 
     `undeclared` counts keys of gateways that the settings do not name: they are validated, and nobody can manage them.
-    To a caller of some gateways it is empty, and the report names no key: it may be another gateway's.
+    A caller of some gateways is told of none, and of no key of another gateway by the report; the report's numbers are
+    the deployment's.
     """
-    row, counts = app.store.read(lambda db: (db.status(), db.keys_by_gateway()))
-    now = app.now_ms()
-    mine = [
-        gateway for gateway in app.settings.gateways if caller.gateways is None or gateway.gateway_id in caller.gateways
-    ]
-    if caller.gateways is not None:
-        counts = {}
-    for gateway in app.settings.gateways:
-        counts.pop(gateway.gateway_id, None)
-    published_at, report = row["published_at"], json.loads(row["sync_report"] or "null")
-    if report is not None and caller.gateways is not None:
-        del report["quarantined_keys"]
+    mine = caller.gateways
+
+    def read(db: Reads) -> tuple[Any, Any, dict[str, int]]:
+        row = db.status()
+        report = json.loads(row["sync_report"] or "null")
+        if report is not None and mine is not None:
+            report["quarantined_keys"] = db.keys_among(mine, report.get("quarantined_keys", []))
+        return row, report, db.keys_by_gateway() if mine is None else {}
+
+    row, report, counts = app.store.read(read)
+    now, published_at = app.now_ms(), row["published_at"]
+    declared = {gateway.gateway_id: gateway for gateway in app.settings.gateways}
     return {
         "environment": app.settings.environment,
-        "gateways": [gateway._asdict() for gateway in mine],
-        "undeclared": [{"gateway_id": gateway_id, "keys": count} for gateway_id, count in sorted(counts.items())],
+        "gateways": [gateway._asdict() for ident, gateway in declared.items() if mine is None or ident in mine],
+        "undeclared": [
+            {"gateway_id": ident, "keys": count} for ident, count in sorted(counts.items()) if ident not in declared
+        ],
         "revision": row["revision"],
         "snapshot": {
             "version": row["published_version"],

@@ -149,6 +149,11 @@ class Reads(KeyLists):
         query = sa.select(k.c.key_id, k.c.name).where(k.c.consumer_id == consumer_id).order_by(k.c.key_id).limit(limit)
         return [(row.key_id, row.name) for row in self.connection.execute(query)]
 
+    def keys_among(self, gateways: Iterable[str], key_ids: Iterable[str]) -> list[str]:
+        """Those of the keys that belong to one of the gateways, by id."""
+        query = sa.select(k.c.key_id).where(k.c.gateway_id.in_(list(gateways)), k.c.key_id.in_(list(key_ids)))
+        return list(self.connection.execute(query.order_by(k.c.key_id)).scalars())
+
     def sealed_value(self, key_id: str) -> bytes:
         """The sealed value of a System or Custom key."""
         query = sa.select(key_values.c.sealed).where(key_values.c.key_id == key_id)
