@@ -254,6 +254,17 @@ def test_data_keys_are_wrapped_anew_after_the_rotation_of_a_kms_key(api: Api, va
     assert opened(api.deployment) == values
 
 
+def test_no_row_of_the_database_says_what_kms_binds_a_data_key_to(api: Api, values: dict[str, str]) -> None:
+    sql(api.deployment, "UPDATE data_keys SET context = '{}'")
+    assert opened(api.deployment) == values
+    for name in ("KMS_KEY_ID", "KMS_OPERATOR_KEY_ID"):
+        api.deployment.cloud.rotate_key(api.deployment.environment[name])
+    assert report(run("--rewrap"))["rewrapped"] == len(kept(api.deployment))
+    assert opened(api.deployment) == values
+    assert report(run("--older-than", "0"))["values"]["resealed"] == 7
+    assert opened(api.deployment) == values
+
+
 def test_what_becomes_of_a_data_key_is_in_the_audit_log_and_the_chain_holds(
     api: Api, values: dict[str, str], clock: TestClock
 ) -> None:
