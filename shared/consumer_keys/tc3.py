@@ -31,8 +31,9 @@ _NOBODY = "no operator has this secret key"
 
 MALFORMED, EXPIRED, UNKNOWN_ID, DISABLED = "Malformed", "Expired", "UnknownId", "Disabled"
 MISMATCH, TOKEN, UNSIGNED_PAYLOAD, FOREIGN_SERVICE = "Mismatch", "Token", "UnsignedPayload", "ForeignService"
-# Reason -> what the sender may be told. Unknown or disabled id and wrong signature say the same, so that nobody learns
-# who exists.
+DAMAGED = "Damaged"
+# Reason -> what the sender may be told. Unknown or disabled id, wrong signature and a stored secret that does not open
+# say the same, so that nobody learns who exists.
 REASONS = {
     MALFORMED: "The signature is incomplete: TC3-HMAC-SHA256 needs X-TC-Timestamp, Content-Type and Host, each once.",
     EXPIRED: "X-TC-Timestamp differs from the server's time by more than 5 minutes.",
@@ -42,6 +43,7 @@ REASONS = {
     UNKNOWN_ID: "A valid operator credential is required.",
     DISABLED: "A valid operator credential is required.",
     MISMATCH: "A valid operator credential is required.",
+    DAMAGED: "A valid operator credential is required.",
 }
 
 

@@ -55,6 +55,7 @@ FROM_OURS: dict[str, str] = {
     "RevealLimitExceeded": "RequestLimitExceeded",
     "TooManyFailures": "RequestLimitExceeded",
     "InternalError": "InternalError",
+    "ValueDamaged": "InternalError",
     "DependencyUnavailable": "FailedOperation",
     "OutcomeUnknown": "InternalError.UnknownError",
     "SnapshotUnavailable": "FailedOperation",
@@ -66,6 +67,7 @@ FROM_SIGNATURE: dict[str, str] = {
     tc3.UNKNOWN_ID: "AuthFailure.SecretIdNotFound",
     tc3.DISABLED: "AuthFailure.SecretIdNotFound",
     tc3.MISMATCH: "AuthFailure.SignatureFailure",
+    tc3.DAMAGED: "AuthFailure.SignatureFailure",
     tc3.TOKEN: "AuthFailure.TokenFailure",
     tc3.UNSIGNED_PAYLOAD: NOT_SIGNED,
     tc3.FOREIGN_SERVICE: NOT_SIGNED,
@@ -88,10 +90,10 @@ FIELD_NAMES: dict[str, str] = {
 
 
 class Refused(Exception):  # noqa: N818 - the answer to a request, not a fault
-    """An answer with an error: the vendor's code, and a text that holds no secret."""
+    """An answer with an error: the vendor's code, and a text that holds no secret. `reason` is for the log alone."""
 
-    def __init__(self, code: str, message: str) -> None:
-        self.code, self.message = code, message
+    def __init__(self, code: str, message: str, reason: str | None = None) -> None:
+        self.code, self.message, self.reason = code, message, reason
         super().__init__(f"{code}: {message}")
 
 
@@ -104,9 +106,9 @@ def from_problem(problem: Problem) -> Refused:
     blockers = [f"{item['code']} {item['resource']['id']}" for item in problem.members.get("blockers", [])]
     if blockers:
         message += f" {', '.join(blockers)}."
-    return Refused(FROM_OURS[problem.code], message)
+    return Refused(FROM_OURS[problem.code], message, problem.reason)
 
 
 def from_signature(refused: tc3.SignatureRefused) -> Refused:
     """A signature that does not hold."""
-    return Refused(FROM_SIGNATURE[refused.reason], tc3.REASONS[refused.reason])
+    return Refused(FROM_SIGNATURE[refused.reason], tc3.REASONS[refused.reason], refused.reason)

@@ -67,10 +67,11 @@ def id_of(request: web.Request) -> str:
 
 
 def refusal(function: str, error: Exception, request_id: str, noted: Mapping[str, Any]) -> web.Reply:
-    """The envelope around what went wrong; its code goes into the log."""
+    """The envelope around what went wrong; its code goes into the log, and its reason if it has one."""
     refused = _refused(function, error, request_id)
     content = {"Error": {"Code": refused.code, "Message": refused.message}, "RequestId": request_id}
-    return web.Reply(200, {"Response": content}, {}, {**noted, "code": refused.code})
+    why = {} if refused.reason is None else {"reason": refused.reason}
+    return web.Reply(200, {"Response": content}, {}, {**noted, "code": refused.code, **why})
 
 
 def _refused(function: str, error: Exception, request_id: str) -> Refused:
@@ -129,7 +130,7 @@ def _operator(app: Services, request: web.Request) -> tuple[OperatorRecord, tc3.
     try:
         return operators.signed_by(app, operators.signed_request(request), VERSIONS)
     except tc3.SignatureRefused as refused:
-        judged = app.failures.judged(Problem("Unauthenticated"), web.source_address(request))
+        judged = app.failures.judged(Problem("Unauthenticated", reason=refused.reason), web.source_address(request))
         raise (from_signature(refused) if judged.code == "Unauthenticated" else from_problem(judged)) from None
 
 
