@@ -78,7 +78,7 @@ def _value(app: Services, given: CreateKey) -> Secret:
         return read_credential(app, given.credential)
     if given.value is None:
         return Secret(make_system_value(prefix, os.urandom).encode())
-    text = given.value.get_secret_value()
+    text = given.value.text()
     fault = foreign_fault(text, prefix)
     if fault:
         raise invalid("value", fault)
@@ -86,7 +86,7 @@ def _value(app: Services, given: CreateKey) -> Secret:
     if weak:
         problem = invalid("value", weak)
         raise Problem("WeakValue", problem.detail, errors=problem.errors)
-    return Secret(text.encode())
+    return given.value
 
 
 def read_credential(app: Services, credential: Credential) -> Secret:

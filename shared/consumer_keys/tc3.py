@@ -64,6 +64,10 @@ class SignedRequest(NamedTuple):
     headers: Mapping[str, Any]
     body: bytes
 
+    def __repr__(self) -> str:
+        """The method alone, as `web.Request` does: a body may hold a value."""
+        return f"SignedRequest(method={self.method!r})"
+
 
 class Signature(NamedTuple):
     """The parts of an Authorization header; `verify` returns it once it holds."""
