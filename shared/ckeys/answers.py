@@ -200,7 +200,8 @@ DESCRIBED: dict[str, Described] = {
         {200: Deletable, 204: None}, ("KeyNotFound", "UnresolvedDependencies"), conditional=True
     ),
     "reveal_key": Described(
-        {200: RevealedValue}, ("KeyNotFound", "ManagedByKms", "RevealDisabled", "RevealLimitExceeded")
+        {200: RevealedValue},
+        ("KeyNotFound", "ManagedByKms", "RevealDisabled", "RevealLimitExceeded", "ValueDamaged"),
     ),
     "bind_consumer": Described(
         _KEY, ("KeyNotFound", "ConsumerNotFound", "AlreadyBound"), etag=True, conditional=True

@@ -6,13 +6,23 @@ Rules come from the vendor's contract: names and descriptions (document 1364/127
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetPydanticSchema,
+    PlainSerializer,
+    WithJsonSchema,
+    WrapValidator,
+)
 
 from consumer_keys.errors import FieldError, FieldFault, field_name
 from consumer_keys.keytext import VALUE_BYTES_MAX, VALUE_BYTES_MIN
+from consumer_keys.secret import REDACTED, Secret
 
 Status = Literal["Enable", "Disable"]
 Generation = Literal["System", "Custom", "KMS"]
@@ -99,6 +109,12 @@ def _moment(value: Any) -> Any:
     raise ValueError("must be a time as in RFC 3339, such as 2026-01-31T08:00:00Z")
 
 
+def _secret(value: Any, text: Callable[[Any], str]) -> Secret:
+    """A text from outside, wrapped at once: a model that holds it shows stars, and cannot be pickled."""
+    # A lone surrogate becomes a character that no key value may have.
+    return value if isinstance(value, Secret) else Secret(text(value).encode("utf-8", "replace"))
+
+
 def _text(minimum: int, maximum: int, pattern: str = _PLAIN) -> Any:
     """The length of a text, and for the API's schema the rule that a validator of ours checks."""
     return Field(min_length=minimum, max_length=maximum, json_schema_extra={"pattern": f"^{pattern}$"})
@@ -112,7 +128,13 @@ ConsumerId = Annotated[str, _text(1, 64), AfterValidator(_plain)]
 GroupId = ConsumerId
 Keyword = Annotated[str, _text(1, 60), AfterValidator(_plain)]
 _VALUE = {"minLength": VALUE_BYTES_MIN, "maxLength": VALUE_BYTES_MAX, "pattern": "^[A-Za-z0-9._~+/=-]+$"}
-KeyValue = Annotated[SecretStr, WithJsonSchema({"type": "string", "format": "password", "writeOnly": True, **_VALUE})]
+_STARS = PlainSerializer(lambda _secret: REDACTED, return_type=str)
+_SECRET_TEXT = Annotated[str, WrapValidator(_secret), _STARS]
+KeyValue = Annotated[
+    Secret,
+    GetPydanticSchema(lambda _type, handler: handler.generate_schema(_SECRET_TEXT)),
+    WithJsonSchema({"type": "string", "format": "password", "writeOnly": True, **_VALUE}),
+]
 Limit = Annotated[int, BeforeValidator(_integer), Field(ge=1, le=LIMIT_MAX)]
 Offset = Annotated[int, BeforeValidator(_integer), Field(ge=0, le=10_000_000)]
 Moment = Annotated[int, BeforeValidator(_moment), WithJsonSchema({"type": "string", "format": "date-time"})]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from consumer_keys.cloud_api.errors import (
     BAD_FORMAT,
@@ -22,7 +22,7 @@ from consumer_keys.cloud_api.errors import (
     from_problem,
 )
 from consumer_keys.errors import Problem, field_name
-from consumer_keys.fields import LIMIT_MAX, fault_text, field_error
+from consumer_keys.fields import LIMIT_MAX, KeyValue, fault_text, field_error
 from consumer_keys.fields import ResourceType as _ResourceType
 from consumer_keys.fields import Status as _Status
 
@@ -102,7 +102,7 @@ class CreateSecretKey(_Described):
     SecretType: _SecretType
     GenerateType: str
     ResourceType: _KeyHolder
-    SecretValue: SecretStr | None = None
+    SecretValue: KeyValue | None = None
     KmsKeyName: str = ""
     KmsKeyVersion: str = ""
 
