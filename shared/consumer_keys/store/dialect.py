@@ -11,9 +11,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.exc import DBAPIError
 
-# Nobody waits longer than this for a lock, and a session that stops in the middle of a transaction (its instance was
-# frozen or died without a word) is ended by the server, where it can, so that its locks do not hold up the others.
-LOCK_SECONDS, IDLE_SECONDS = 3, 15
+# Nobody waits longer than this for a lock, and a session that falls silent in the middle of a transaction (its instance
+# was frozen or died without a word) is ended by the server, with its locks, before the others lose their patience. No
+# transaction waits for another service, so none is silent for long, but for one that builds a base file from what it
+# has read; it holds no locks. MySQL cannot tell a silence within a transaction from one between two of them: there, a
+# session that nobody uses ends as soon, and the pool makes another one.
+LOCK_SECONDS, IDLE_SECONDS, WHOLE_TABLE_IDLE_SECONDS = 3, 5, 60
 CONNECT_SECONDS, ANSWER_SECONDS = 5, 15
 # No statement takes longer: half of the time that a management function has. What reads a whole table row by row has
 # most of the timer's five minutes.
@@ -26,9 +29,16 @@ _AGAIN = frozenset({"40001", "40P01", "55P03", 1020, 1205, 1213, "database is lo
 # An administrator or a timeout ended the session; not every driver counts these among the lost connections.
 _LOST = frozenset({"57P01", "57P02", "25P03", 1927, 4031})
 
-_POSTGRESQL_LIMIT = "SET LOCAL statement_timeout = '{seconds}s'"
-# Each of the two executes what stands in its own comment.
-_MYSQL_LIMIT = "SET /*M! SESSION max_statement_time={seconds} */ /*!50708 SESSION max_execution_time={ms} */"
+# How long a statement may take; and before it, how long the transaction may be silent from now on.
+_STATEMENT_LIMIT = {
+    "postgresql": "SET LOCAL statement_timeout = '{seconds}s'",
+    # Each of the two executes what stands in its own comment.
+    "mysql": "SET /*M! SESSION max_statement_time={seconds} */ /*!50708 SESSION max_execution_time={seconds}000 */",
+}
+_IDLE_LIMIT = {
+    "postgresql": "SET LOCAL idle_in_transaction_session_timeout = '{seconds}s'",
+    "mysql": "SET /*M! SESSION idle_transaction_timeout={seconds} */ /*!50708 SESSION wait_timeout={seconds} */",
+}
 # As much of each end of a name as the function `ckeys_ends` of PostgreSQL's schema keeps.
 _ENDS_LENGTH = 20
 
@@ -71,35 +81,49 @@ def make_engine(url: str, *, patience: int | None = None) -> sa.Engine:
 
     `patience` (seconds) is for migrations, which may wait and work for long.
     """
-    lock_seconds, answer_seconds = patience or LOCK_SECONDS, patience or ANSWER_SECONDS
-    statement_seconds = patience or STATEMENT_SECONDS
     address = sa.make_url(url)
     options: dict[str, Any] = {"hide_parameters": True}
     if address.get_backend_name() == "sqlite":
         os.makedirs(os.path.dirname(os.path.abspath(address.database or "")), mode=0o700, exist_ok=True)
-        waits = {"timeout": lock_seconds, "check_same_thread": False}
+        waits = {"timeout": patience or LOCK_SECONDS, "check_same_thread": False}
         engine = sa.create_engine(address, connect_args=waits, **options)
         _prepare_sqlite(engine)
         return engine
     if address.get_backend_name() == "postgresql":
         address = address.set(drivername="postgresql+psycopg")
-        options["connect_args"] = {
-            "connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": ANSWER_SECONDS * 1000, "keepalives_idle": 10,
-            "keepalives_interval": 5, "keepalives_count": 2,
-            "options": f"-c lock_timeout={lock_seconds}s -c idle_in_transaction_session_timeout={IDLE_SECONDS}s"
-            f" -c statement_timeout={statement_seconds}s",
-        }  # fmt: skip
+        options["connect_args"] = _postgresql_arguments(patience)
     else:
         address = address.set(drivername="mysql+pymysql").update_query_dict({"charset": "utf8mb4"})
-        options["connect_args"] = {
-            "connect_timeout": CONNECT_SECONDS, "read_timeout": answer_seconds, "write_timeout": answer_seconds,
-            # What stands in the comments is for MariaDB alone, and for MySQL alone.
-            "init_command": f"SET SESSION innodb_lock_wait_timeout={lock_seconds}"
-            f" /*M! , SESSION idle_transaction_timeout={IDLE_SECONDS}"
-            f", SESSION max_statement_time={statement_seconds} */"
-            f" /*!50708 , SESSION max_execution_time={statement_seconds * 1000} */",
-        }  # fmt: skip
+        options["connect_args"] = _mysql_arguments(patience)
     return sa.create_engine(address, pool_size=2, max_overflow=8, pool_pre_ping=True, pool_recycle=1800, **options)
+
+
+def _postgresql_arguments(patience: int | None) -> dict[str, Any]:
+    limits = {
+        "lock_timeout": patience or LOCK_SECONDS,
+        "statement_timeout": patience or STATEMENT_SECONDS,
+        "idle_in_transaction_session_timeout": patience or IDLE_SECONDS,
+    }
+    return {
+        "connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": ANSWER_SECONDS * 1000, "keepalives_idle": 10,
+        "keepalives_interval": 5, "keepalives_count": 2,
+        "options": " ".join(f"-c {name}={seconds}s" for name, seconds in limits.items()),
+    }  # fmt: skip
+
+
+def _mysql_arguments(patience: int | None) -> dict[str, Any]:
+    lock_seconds, statement_seconds = patience or LOCK_SECONDS, patience or STATEMENT_SECONDS
+    # Who waits for long is also silent for long: the session that holds the lock of migrations.
+    silence = "" if patience else f", SESSION wait_timeout={IDLE_SECONDS}"
+    answer_seconds = patience or ANSWER_SECONDS
+    return {
+        "connect_timeout": CONNECT_SECONDS, "read_timeout": answer_seconds, "write_timeout": answer_seconds,
+        # What stands in the comments is for MariaDB alone, and for MySQL alone.
+        "init_command": f"SET SESSION innodb_lock_wait_timeout={lock_seconds}"
+        f" /*M! , SESSION idle_transaction_timeout={patience or IDLE_SECONDS}"
+        f", SESSION max_statement_time={statement_seconds} */"
+        f" /*!50708 , SESSION max_execution_time={statement_seconds * 1000}{silence} */",
+    }  # fmt: skip
 
 
 def transaction_options(engine: sa.Engine, *, write: bool) -> dict[str, Any]:
@@ -112,19 +136,23 @@ def transaction_options(engine: sa.Engine, *, write: bool) -> dict[str, Any]:
 
 @contextmanager
 def streamed(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[sa.CursorResult[Any]]:
-    """The rows of a query that reads a whole table, a few thousand in memory. It may take longer than others."""
-    limit = {"postgresql": _POSTGRESQL_LIMIT, "mysql": _MYSQL_LIMIT}.get(connection.dialect.name)
-    if limit:
-        connection.exec_driver_sql(limit.format(seconds=WHOLE_TABLE_SECONDS, ms=WHOLE_TABLE_SECONDS * 1000))
-    try:
-        with connection.execute(query, execution_options={"yield_per": _FETCH_ROWS}) as rows:
-            yield rows
-    except BaseException:
-        if connection.dialect.name == "mysql" and not connection.invalidated:
-            connection.detach()  # the limit is the session's: nobody is to use it again
-        raise
-    if limit:
-        connection.exec_driver_sql(limit.format(seconds=STATEMENT_SECONDS, ms=STATEMENT_SECONDS * 1000))
+    """The rows of a query that reads a whole table, a few thousand in memory. It may take longer than others.
+
+    From its beginning on the transaction may also be silent for longer.
+    """
+    name = connection.dialect.name
+    if name == "mysql":
+        connection.detach()  # limits are the session's there, so it ends with this transaction
+    _limit(connection, _IDLE_LIMIT, WHOLE_TABLE_IDLE_SECONDS)
+    _limit(connection, _STATEMENT_LIMIT, WHOLE_TABLE_SECONDS)
+    with connection.execute(query, execution_options={"yield_per": _FETCH_ROWS}) as rows:
+        yield rows
+    _limit(connection, _STATEMENT_LIMIT, STATEMENT_SECONDS)
+
+
+def _limit(connection: sa.Connection, limits: dict[str, str], seconds: int) -> None:
+    if (statement := limits.get(connection.dialect.name)) is not None:
+        connection.exec_driver_sql(statement.format(seconds=seconds))
 
 
 @contextmanager
