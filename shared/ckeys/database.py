@@ -13,11 +13,11 @@ from consumer_keys.store.dialect import MIGRATION_SECONDS, make_engine, migratio
 from consumer_keys.store.schema import SCHEMA_REVISION
 
 
-def migrate(url: str) -> tuple[str | None, str]:
+def migrate(url: str, *, wait_seconds: int = MIGRATION_SECONDS // 2) -> tuple[str | None, str]:
     """Brings a database to this code's schema; returns the schema before and after. Repeating it changes nothing.
 
-    Of several at once the first one does the work while the others wait. Raises SchemaMismatch when the database was
-    made by newer code.
+    One that died half way is completed by the next. Of several at once the first one does the work while the others
+    wait. Raises SchemaMismatch when the database was made by newer code, TimeoutError when another one takes too long.
     """
     engine = make_engine(url, patience=MIGRATION_SECONDS)
     try:
@@ -25,7 +25,7 @@ def migrate(url: str) -> tuple[str | None, str]:
         if before is not None and before > SCHEMA_REVISION:
             raise SchemaMismatch(mismatch(before))
         if before != SCHEMA_REVISION:
-            with migration_lock(engine):
+            with migration_lock(engine, wait_seconds):
                 before = _schema(engine)
                 with engine.connect() as connection:
                     command.upgrade(_config(connection), SCHEMA_REVISION)

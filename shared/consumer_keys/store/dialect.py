@@ -39,6 +39,11 @@ _IDLE_LIMIT = {
     "postgresql": "SET LOCAL idle_in_transaction_session_timeout = '{seconds}s'",
     "mysql": "SET /*M! SESSION idle_transaction_timeout={seconds} */ /*!50708 SESSION wait_timeout={seconds} */",
 }
+# The first one waits as long as any lock of its session, and says 1; the other says 1 if it got the lock.
+_MIGRATION_LOCK = {
+    "postgresql": "SELECT 1 FROM pg_advisory_lock(hashtext('consumer-keys-migration'))",
+    "mysql": "SELECT GET_LOCK(CONCAT('ckeys-', MD5(DATABASE())), :seconds)",
+}
 # As much of each end of a name as the function `ckeys_ends` of PostgreSQL's schema keeps.
 _ENDS_LENGTH = 20
 
@@ -156,18 +161,19 @@ def _limit(connection: sa.Connection, limits: dict[str, str], seconds: int) -> N
 
 
 @contextmanager
-def migration_lock(engine: sa.Engine) -> Iterator[None]:
-    """Held by one migration at a time, however many are started; it ends with its connection."""
-    statement = {
-        "postgresql": "SELECT pg_advisory_lock(hashtext('consumer-keys-migration'))",
-        "mysql": f"SELECT GET_LOCK(CONCAT('ckeys-', MD5(DATABASE())), {MIGRATION_SECONDS // 2})",
-    }.get(engine.dialect.name)
+def migration_lock(engine: sa.Engine, seconds: int) -> Iterator[None]:
+    """Held by one migration at a time, however many are started; it ends with its connection.
+
+    Raises TimeoutError when it is not free within so many seconds.
+    """
+    statement = _MIGRATION_LOCK.get(engine.dialect.name)
     if statement is None:  # SQLite's migrations run in one write transaction
         yield
         return
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(sa.text(statement))
         try:
+            if connection.execute(sa.text(statement), {"seconds": seconds}).scalar() != 1:
+                raise TimeoutError(f"another migration has been at work for {seconds} s")
             yield
         finally:
             connection.invalidate()  # the session ends, and the lock with it
