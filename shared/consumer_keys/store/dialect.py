@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InvalidatePoolError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 # Nobody waits longer than this for a lock, and a session that falls silent in the middle of a transaction (its instance
 # was frozen or died without a word) is ended by the server, with its locks, before the others lose their patience. No
@@ -17,17 +19,25 @@ from sqlalchemy.exc import DBAPIError
 # has read; it holds no locks. MySQL cannot tell a silence within a transaction from one between two of them: there, a
 # session that nobody uses ends as soon, and the pool makes another one.
 LOCK_SECONDS, IDLE_SECONDS, WHOLE_TABLE_IDLE_SECONDS = 3, 5, 60
-CONNECT_SECONDS, ANSWER_SECONDS = 5, 15
-# No statement takes longer: half of the time that a management function has. What reads a whole table row by row has
-# most of the timer's five minutes.
-STATEMENT_SECONDS, WHOLE_TABLE_SECONDS = 10, 240
+# No statement takes longer: a third of the time that a management function has. What reads a whole table row by row has
+# most of the timer's five minutes. A server that has not answered a second later has fallen silent; whether one still
+# answers, and whether it can be reached, shows much sooner. So two silences end before the function's time does.
+STATEMENT_SECONDS, WHOLE_TABLE_SECONDS = 7, 240
+ANSWER_SECONDS, CONNECT_SECONDS = STATEMENT_SECONDS + 1, 3
+# No transaction is begun again when the caller has waited for so long, and none over a connection that nobody has used
+# for so long: an instance that was frozen does not learn what became of its connections, and neither may the network
+# between say it.
+GIVE_UP_SECONDS, STALE_SECONDS, POOL_SECONDS = ANSWER_SECONDS + 0.5, 30, 5
 MIGRATION_SECONDS = 600
 _FETCH_ROWS = 2000
 
 # The transaction was undone, and the same one may well succeed: deadlock, serialization failure, lock timeout.
 _AGAIN = frozenset({"40001", "40P01", "55P03", 1020, 1205, 1213, "database is locked"})
-# An administrator or a timeout ended the session; not every driver counts these among the lost connections.
-_LOST = frozenset({"57P01", "57P02", "25P03", 1927, 4031})
+# The session is of no use any longer, another one may be: an administrator or a timeout ended it (not every driver
+# counts that among the lost connections), or its server may only read since another one took over.
+_LOST = frozenset({"57P01", "57P02", "25P03", 1927, 4031, "25006", 1290, 1792, 1836})
+# No session will be given to one who has no right to it, however often it is asked for.
+_REFUSED = frozenset({1044, 1045, 1049})
 
 # How long a statement may take; and before it, how long the transaction may be silent from now on.
 _STATEMENT_LIMIT = {
@@ -100,7 +110,15 @@ def make_engine(url: str, *, patience: int | None = None) -> sa.Engine:
     else:
         address = address.set(drivername="mysql+pymysql").update_query_dict({"charset": "utf8mb4"})
         options["connect_args"] = _mysql_arguments(patience)
-    return sa.create_engine(address, pool_size=2, max_overflow=8, pool_pre_ping=True, pool_recycle=1800, **options)
+    options |= {"pool_size": 2, "max_overflow": 8, "pool_timeout": POOL_SECONDS, "pool_recycle": 1800}
+    engine = sa.create_engine(address, **options)
+    answer_seconds = patience + 1 if patience else ANSWER_SECONDS
+    if engine.dialect.name == "postgresql":
+        _connect_postgresql(engine, answer_seconds)
+    else:
+        _connect_mysql(engine, answer_seconds)
+    _watch(engine)
+    return engine
 
 
 def _postgresql_arguments(patience: int | None) -> dict[str, Any]:
@@ -120,9 +138,9 @@ def _mysql_arguments(patience: int | None) -> dict[str, Any]:
     lock_seconds, statement_seconds = patience or LOCK_SECONDS, patience or STATEMENT_SECONDS
     # Who waits for long is also silent for long: the session that holds the lock of migrations.
     silence = "" if patience else f", SESSION wait_timeout={IDLE_SECONDS}"
-    answer_seconds = patience or ANSWER_SECONDS
     return {
-        "connect_timeout": CONNECT_SECONDS, "read_timeout": answer_seconds, "write_timeout": answer_seconds,
+        # The second one holds for the greeting; `_connect_mysql` prolongs it.
+        "connect_timeout": CONNECT_SECONDS, "read_timeout": CONNECT_SECONDS, "write_timeout": ANSWER_SECONDS,
         # What stands in the comments is for MariaDB alone, and for MySQL alone.
         "init_command": f"SET SESSION innodb_lock_wait_timeout={lock_seconds}"
         f" /*M! , SESSION idle_transaction_timeout={patience or IDLE_SECONDS}"
@@ -145,12 +163,14 @@ def streamed(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[sa.Cu
 
     From its beginning on the transaction may also be silent for longer.
     """
-    name = connection.dialect.name
-    if name == "mysql":
+    if connection.dialect.name == "mysql":
         connection.detach()  # limits are the session's there, so it ends with this transaction
     _limit(connection, _IDLE_LIMIT, WHOLE_TABLE_IDLE_SECONDS)
     _limit(connection, _STATEMENT_LIMIT, WHOLE_TABLE_SECONDS)
-    with connection.execute(query, execution_options={"yield_per": _FETCH_ROWS}) as rows:
+    with (
+        _patient(connection.connection.driver_connection, WHOLE_TABLE_SECONDS + 1),
+        connection.execute(query, execution_options={"yield_per": _FETCH_ROWS}) as rows,
+    ):
         yield rows
     _limit(connection, _STATEMENT_LIMIT, STATEMENT_SECONDS)
 
@@ -158,6 +178,22 @@ def streamed(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[sa.Cu
 def _limit(connection: sa.Connection, limits: dict[str, str], seconds: int) -> None:
     if (statement := limits.get(connection.dialect.name)) is not None:
         connection.exec_driver_sql(statement.format(seconds=seconds))
+
+
+@contextmanager
+def _patient(driver_connection: Any, seconds: float) -> Iterator[None]:
+    """Every answer of the server is waited for so long, and then no longer. (A file answers whenever it likes.)"""
+    # Where the one driver keeps its limit, and where `_connect_postgresql` adds one to the other.
+    name = next((name for name in ("answer_seconds", "_read_timeout") if hasattr(driver_connection, name)), None)
+    if name is None:
+        yield
+        return
+    usual = getattr(driver_connection, name)
+    setattr(driver_connection, name, seconds)
+    try:
+        yield
+    finally:
+        setattr(driver_connection, name, usual)
 
 
 @contextmanager
@@ -181,17 +217,72 @@ def migration_lock(engine: sa.Engine, seconds: int) -> Iterator[None]:
 
 def was_undone(error: DBAPIError) -> bool:
     """Whether the server undid the transaction for a reason that may be gone the next time."""
-    return bool(_codes(error) & _AGAIN)
+    return bool(_codes(error.orig) & _AGAIN)
 
 
 def was_cut(error: DBAPIError) -> bool:
-    """Whether the connection was lost, so that nothing more is known of the transaction."""
-    return error.connection_invalidated or bool(_codes(error) & _LOST)
+    """Whether the connection was lost, or never made, so that nothing more is known of the transaction."""
+    return error.connection_invalidated or bool(_codes(error.orig) & _LOST)
 
 
-def _codes(error: DBAPIError) -> set[Any]:
+def _codes(error: BaseException | None) -> set[Any]:
     """SQLSTATE of PostgreSQL, error number of MySQL, text of SQLite (which has a number from Python 3.11 on only)."""
-    return {getattr(error.orig, "sqlstate", None), next(iter(getattr(error.orig, "args", ())), None)} - {None}
+    return {getattr(error, "sqlstate", None), next(iter(getattr(error, "args", ())), None)} - {None}
+
+
+def _watch(engine: sa.Engine) -> None:
+    """No connection is used that was lost, was left alone for long, or does not answer at once."""
+
+    @sa.event.listens_for(engine, "handle_error")
+    def _failed(context: sa.ExceptionContext) -> None:
+        codes = _codes(context.original_exception)
+        # Without a connection it is one that could not be made: the server begins, ends, or has too many.
+        if codes & _LOST or (context.connection is None and not codes & _REFUSED):
+            context.is_disconnect = True  # then nobody uses it again, nor those that were made before it
+
+    @sa.event.listens_for(engine, "checkin")
+    def _returned(_connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info["returned"] = time.time()
+
+    @sa.event.listens_for(engine, "checkout")
+    def _lent(connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
+        returned = record.info.get("returned")
+        if returned is None:
+            return  # it was just made
+        if not 0 <= time.time() - returned <= STALE_SECONDS:
+            raise DisconnectionError
+        try:
+            with _patient(connection, CONNECT_SECONDS):
+                engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error:
+            raise InvalidatePoolError from None
+
+
+def _connect_mysql(engine: sa.Engine, answer_seconds: float) -> None:
+    @sa.event.listens_for(engine, "connect")
+    def _connected(connection: Any, _record: Any) -> None:
+        connection._read_timeout = answer_seconds
+
+
+def _connect_postgresql(engine: sa.Engine, answer_seconds: float) -> None:
+    """Connections that do not wait for ever: the driver has no limit for an answer, the network one for acks alone."""
+    usual = answer_seconds
+    import psycopg
+
+    class Connection(psycopg.Connection[Any]):
+        answer_seconds: float = usual
+
+        def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+            try:
+                return super().wait(gen, interval, timeout or self.answer_seconds)
+            except psycopg.OperationalError as error:
+                if error.sqlstate is None:  # not the server's: nothing came
+                    self.close()
+                raise
+
+    @sa.event.listens_for(engine, "do_connect")
+    def _connect(_dialect: Any, _record: Any, arguments: Any, options: dict[str, Any]) -> Connection:
+        return Connection.connect(*arguments, **options)
 
 
 def _prepare_sqlite(engine: sa.Engine) -> None:
