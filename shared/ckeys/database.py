@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
+from consumer_keys.store import dialect
 from consumer_keys.store.database import SchemaMismatch, mismatch, schema_revision
 from consumer_keys.store.dialect import MIGRATION_SECONDS, make_engine, migration_lock
 from consumer_keys.store.schema import SCHEMA_REVISION
@@ -32,6 +33,16 @@ def migrate(url: str, *, wait_seconds: int = MIGRATION_SECONDS // 2) -> tuple[st
     finally:
         engine.dispose()
     return before, SCHEMA_REVISION
+
+
+def durability_fault(url: str) -> str | None:
+    """Why this database may lose changes that it has acknowledged, in one sentence, or None."""
+    engine = make_engine(url)
+    try:
+        with engine.connect() as connection:
+            return dialect.durability_fault(connection)
+    finally:
+        engine.dispose()
 
 
 def _schema(engine: sa.Engine) -> str | None:

@@ -42,12 +42,12 @@ def url(database: str, servers: Servers, tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def ckeys(url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
-    """The command line with this database: exit status and output."""
+    """The command line with this database: exit status, and the output or what went wrong."""
     monkeypatch.setenv("DATABASE_URL", url)
 
     def run(*arguments: str) -> tuple[int, str]:
         done = CliRunner().invoke(cli, arguments)
-        return done.exit_code, done.output
+        return done.exit_code, done.stderr if done.exit_code else done.stdout
 
     return run
 

@@ -39,6 +39,9 @@ _LOST = frozenset({"57P01", "57P02", "25P03", 1927, 4031, "25006", 1290, 1792, 1
 # No session will be given to one who has no right to it, however often it is asked for.
 _REFUSED = frozenset({1044, 1045, 1049})
 
+# A write locks the deployment row first and must then see what others committed before; a read wants one state.
+_ISOLATION = {True: "READ COMMITTED", False: "REPEATABLE READ"}
+_MYSQL_ISOLATION = {write: f"SET TRANSACTION ISOLATION LEVEL {level}" for write, level in _ISOLATION.items()}
 # How long a statement may take; and before it, how long the transaction may be silent from now on.
 _STATEMENT_LIMIT = {
     "postgresql": "SET LOCAL statement_timeout = '{seconds}s'",
@@ -48,6 +51,16 @@ _STATEMENT_LIMIT = {
 _IDLE_LIMIT = {
     "postgresql": "SET LOCAL idle_in_transaction_session_timeout = '{seconds}s'",
     "mysql": "SET /*M! SESSION idle_transaction_timeout={seconds} */ /*!50708 SESSION wait_timeout={seconds} */",
+}
+# Acknowledged means durable, whatever the server's usual setting is; a stricter one (`remote_apply`) is left alone.
+_DURABLE = (
+    "SELECT set_config('synchronous_commit', 'on', false)"
+    " WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write')"
+)
+# What only the administrator of the server can set; a value, and what it must be.
+_SERVER_DURABILITY = {
+    "postgresql": ("SELECT 'fsync', current_setting('fsync')", "on"),
+    "mysql": ("SELECT 'innodb_flush_log_at_trx_commit', CAST(@@innodb_flush_log_at_trx_commit AS CHAR)", "1"),
 }
 # The first one waits as long as any lock of its session, and says 1; the other says 1 if it got the lock.
 _MIGRATION_LOCK = {
@@ -89,6 +102,11 @@ def contains(
     quoted = wanted[:_ENDS_LENGTH].replace("\\", "\\\\").replace("'", "''")
     begins = sa.cast(f"'{quoted}':*", postgresql.TSQUERY)
     return sa.and_(sa.func.ckeys_ends(sa.func.lower(column)).op("@@", is_comparison=True)(begins), match)
+
+
+def materialized(query: sa.Select[Any]) -> sa.CTE:
+    """The rows of a query, found before anything else is done with them."""
+    return query.cte("materialized").prefix_with("MATERIALIZED", dialect="postgresql")
 
 
 def make_engine(url: str, *, patience: int | None = None) -> sa.Engine:
@@ -142,19 +160,31 @@ def _mysql_arguments(patience: int | None) -> dict[str, Any]:
         # The second one holds for the greeting; `_connect_mysql` prolongs it.
         "connect_timeout": CONNECT_SECONDS, "read_timeout": CONNECT_SECONDS, "write_timeout": ANSWER_SECONDS,
         # What stands in the comments is for MariaDB alone, and for MySQL alone.
+        # The mode: what does not fit into a column is refused, and no statement means something else than here.
         "init_command": f"SET SESSION innodb_lock_wait_timeout={lock_seconds}"
+        ", SESSION sql_mode='STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'"
         f" /*M! , SESSION idle_transaction_timeout={patience or IDLE_SECONDS}"
         f", SESSION max_statement_time={statement_seconds} */"
         f" /*!50708 , SESSION max_execution_time={statement_seconds * 1000}{silence} */",
     }  # fmt: skip
 
 
+def durability_fault(connection: sa.Connection) -> str | None:
+    """Why changes that were acknowledged may be lost when the server's machine fails, in one sentence, or None."""
+    statement, wanted = _SERVER_DURABILITY.get(connection.dialect.name, (None, None))
+    if statement is None:
+        return None
+    name, value = connection.exec_driver_sql(statement).one()
+    if value == wanted:
+        return None
+    return f"{name} of the database server is {value}: a crash can lose acknowledged changes; set it to {wanted}."
+
+
 def transaction_options(engine: sa.Engine, *, write: bool) -> dict[str, Any]:
     """How a transaction is begun."""
-    if engine.dialect.name == "sqlite":
+    if engine.dialect.name != "postgresql":
         return {"ckeys_write": write}
-    # A write locks the deployment row first and must then see what others committed before; a read wants one state.
-    return {"isolation_level": "READ COMMITTED" if write else "REPEATABLE READ"}
+    return {"isolation_level": _ISOLATION[write]}
 
 
 @contextmanager
@@ -263,6 +293,13 @@ def _connect_mysql(engine: sa.Engine, answer_seconds: float) -> None:
     def _connected(connection: Any, _record: Any) -> None:
         connection._read_timeout = answer_seconds
 
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        # For this transaction alone, by one statement; SQLAlchemy's own way takes four, and lets raw errors through.
+        write = connection.get_execution_options().get("ckeys_write")
+        if write is not None:
+            connection.exec_driver_sql(_MYSQL_ISOLATION[write])
+
 
 def _connect_postgresql(engine: sa.Engine, answer_seconds: float) -> None:
     """Connections that do not wait for ever: the driver has no limit for an answer, the network one for acks alone."""
@@ -282,7 +319,11 @@ def _connect_postgresql(engine: sa.Engine, answer_seconds: float) -> None:
 
     @sa.event.listens_for(engine, "do_connect")
     def _connect(_dialect: Any, _record: Any, arguments: Any, options: dict[str, Any]) -> Connection:
-        return Connection.connect(*arguments, **options)
+        opened = Connection.connect(*arguments, **options)
+        opened.autocommit = True
+        opened.execute(_DURABLE)
+        opened.autocommit = False
+        return opened
 
 
 def _prepare_sqlite(engine: sa.Engine) -> None:
