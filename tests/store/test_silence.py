@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from ckeys.deployment import Deployment
 from consumer_keys import failpoints
 from consumer_keys.model import Caller
+from consumer_keys.store import dialect
 from consumer_keys.store.change import Change
 from consumer_keys.store.database import Database
 from consumer_keys.store.dialect import (
@@ -89,6 +90,18 @@ def test_a_transaction_that_has_read_a_whole_table_may_take_its_time_over_it_and
 
     assert store.snapshot(read) == (IDLE_SECONDS, WHOLE_TABLE_IDLE_SECONDS)
     assert store.read(silence) == IDLE_SECONDS
+
+
+SLOW = {"postgresql": sa.func.pg_sleep, "mariadb": sa.func.sleep}
+
+
+@on_servers
+def test_the_first_row_of_a_whole_table_may_come_later_than_any_other_answer(store: Database, database: str) -> None:
+    def read(db: SnapshotReads) -> list[Any]:
+        with dialect.streamed(db.connection, sa.select(SLOW[database](ANSWER_SECONDS + 1), sa.literal(7))) as rows:
+            return [row[1] for row in rows]
+
+    assert store.snapshot(read) == [7]
 
 
 @pytest.fixture

@@ -198,7 +198,7 @@ def streamed(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[sa.Cu
     _limit(connection, _IDLE_LIMIT, WHOLE_TABLE_IDLE_SECONDS)
     _limit(connection, _STATEMENT_LIMIT, WHOLE_TABLE_SECONDS)
     with (
-        _patient(connection.connection.driver_connection, WHOLE_TABLE_SECONDS + 1),
+        _patient(connection.connection.dbapi_connection, WHOLE_TABLE_SECONDS + 1),
         connection.execute(query, execution_options={"yield_per": _FETCH_ROWS}) as rows,
     ):
         yield rows
