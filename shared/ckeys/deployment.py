@@ -203,6 +203,8 @@ def migrate_database(url: str) -> tuple[str | None, str]:
     """Brings the database to this code's schema: (schema before, schema now). Raises DeploymentError."""
     try:
         return migrate(url)
+    except TimeoutError as error:
+        raise DeploymentError(f"The database cannot be brought to this code's schema: {error}.") from None
     except (DatabaseError, ArgumentError) as error:
         name = url if isinstance(error, ArgumentError) else make_url(url).render_as_string()
         reason = str(getattr(error, "orig", error)).partition("\n")[0].rstrip(".")

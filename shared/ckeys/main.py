@@ -86,11 +86,15 @@ def _names(deployment: Any) -> str:
 @cli.command()
 def migrate() -> None:
     """Bring the database of DATABASE_URL to the schema that this code needs."""
+    from ckeys.database import durability_fault
     from ckeys.deployment import migrate_database as bring_up
     from consumer_keys import config
 
     with one_sentence():
-        before, after = bring_up(config.load(os.environ, ("DATABASE_URL",)).database_url or "")
+        url = config.load(os.environ, ("DATABASE_URL",)).database_url or ""
+        before, after = bring_up(url)
+    if fault := durability_fault(url):
+        click.echo(f"Warning: {fault}", err=True)
     click.echo(f"schema {after}" if before == after else f"schema {before or 'none'} -> {after}")
 
 

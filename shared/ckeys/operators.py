@@ -120,6 +120,7 @@ def init(name: str) -> None:
     the schema, makes the root secret if there is none, tries both KMS keys, publishes the first snapshot, and adds the
     admin if there is no operator yet. What is there is left as it is, so it may be run again.
     """
+    from ckeys.database import durability_fault
     from ckeys.deployment import migrate_database
     from consumer_keys import config, operator_admin, wiring
     from consumer_keys.publish import PublicationRefused
@@ -128,6 +129,8 @@ def init(name: str) -> None:
         settings = config.load(os.environ, wiring.NEEDS)
         before, after = migrate_database(settings.database_url or "")
         _say("schema", after if before == after else f"{before or 'none'} -> {after}")
+        if fault := durability_fault(settings.database_url or ""):
+            _say("warning", fault)
         with services_of(None) as app:
             _say("root secret", _root_secret(app))
             for setting in ("KMS_KEY_ID", "KMS_OPERATOR_KEY_ID"):
