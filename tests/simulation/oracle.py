@@ -52,6 +52,17 @@ class Oracle:
             if (other < version and other_revision > revision) or (other > version and other_revision < revision):
                 raise Violation(f"versions {other}, {version} carry revisions {other_revision}, {revision}")
 
+    def check_counters(self) -> None:
+        """What changes count up and down is what a count of the rows finds."""
+        wrong = self._connection.execute(
+            "SELECT entry_count, (SELECT count(*) FROM key_values WHERE ends_at IS NULL) AS counted FROM deployment"
+            " WHERE entry_count <> counted UNION ALL "
+            "SELECT key_count, (SELECT count(*) FROM consumer_keys k WHERE k.facet_id = f.facet_id) AS counted"
+            " FROM key_facets f WHERE key_count <> counted"
+        ).fetchall()
+        if wrong:
+            raise Violation(f"counters and what they should be: {wrong}")
+
     def check(self, snapshot: Snapshot) -> None:
         """A reader holds one whole state of the database: no mixture, nothing lost, nothing revived."""
         revision = snapshot.manifest.revision

@@ -16,16 +16,17 @@ from consumer_keys.errors import CloudFailure
 from consumer_keys.follow import Pace
 from consumer_keys.operators import system_caller
 from consumer_keys.publish import PublicationRefused, Publisher, quietly
-from consumer_keys.roots import Digests, Roots
+from consumer_keys.roots import Roots
 from consumer_keys.secret import Secret
 from consumer_keys.snapshot import POINTER
 from consumer_keys.snapshot_cache import SnapshotCache
 from consumer_keys.store.change import Change
 from tests.simulation.choices import Choices
 from tests.simulation.edges import ENVIRONMENT, Bucket, Late, Reader, Store, publisher_of
+from tests.simulation.edits import GATEWAY, Edit
 from tests.simulation.oracle import PREFIX, Violation
 from tests.simulation.scheduler import Scheduler, Task, biased
-from tests.simulation.world import CONSUMERS, GATEWAY, KEYS, KMS_KEY, LOOKUP_KEY, Faults, World
+from tests.simulation.world import KMS_KEY, LOOKUP_KEY, Faults, World
 
 SCHEDULES_PER_SEED = 5
 # What may have happened between two schedules; those that need something which is not there are plain time.
@@ -154,28 +155,13 @@ class History:
     def _change(self, task: Task) -> None:
         choices, world = self.choices, self.world
         world.mutations += 1
-        number = world.mutations
-        key_id = f"secret-{1 + choices.below('key', KEYS):014x}"
-        consumer_id = f"consumer-{1 + choices.below('consumer', CONSUMERS):014x}"
-        kind = choices.below("kind", 4)
-        status, digest = choices.of("status", ("Enable", "Disable")), (number << 8).to_bytes(32, "big")
-        bound = choices.of("bound", (None, consumer_id))
-
-        def work(db: Change) -> None:
-            if kind == 0:
-                db.update_consumer(consumer_id, name=f"consumer-{number}", status=status)
-            elif kind == 1:
-                db.update_key(key_id, name=f"name-{number}", status=status)
-            elif kind == 2:
-                db.update_key(key_id, consumer_id=bound)
-            else:
-                db.add_value(key_id, Digests(digest, None))
-            db.audit("key.update", GATEWAY, key_id, None)
-
+        edit = Edit(choices, world.mutations)
         try:
-            _, revision = Store(world).change(CALLER, world.now_ms + task.clock_offset_ms, work)
+            _, revision = Store(world).change(CALLER, world.now_ms + task.clock_offset_ms, edit)
         except CloudFailure:
             return
+        finally:
+            self.trace.append(f"{task.name}: {edit.text}")
         publisher = publisher_of(world, task, self.kind)
         if choices.chance("quietly", 0.02):
             quietly(publisher, revision, lambda _error: None)
@@ -229,6 +215,7 @@ class History:
         """Faults end, what was on its way has arrived; the next tick comes. Then all are up to date."""
         world = self.world
         world.faults = Faults(self.choices)
+        world.oracle.check_counters()
         world.stale_reads, stale = False, world.stale_reads
         world.step_ms_max = 60
         while world.late:

@@ -7,6 +7,7 @@ whose histories are replayed first. A seed alone is worth nothing once a step or
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import tempfile
@@ -51,7 +52,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def world(folder: Path) -> Iterator[World]:
     made = World(folder)
+    # Nothing that is here by now goes away, and little of a history is in circles: the collector looks less often.
+    before = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(20_000, before[1], before[2])
     yield made
+    gc.set_threshold(*before)
+    gc.unfreeze()
     made.close()
 
 

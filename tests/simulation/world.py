@@ -20,13 +20,14 @@ from consumer_keys.store.database import Database
 from consumer_keys.store.publication import Published
 from tests.simulation.choices import Choices
 from tests.simulation.edges import Late, Reader, publisher_of
+from tests.simulation.edits import GATEWAY, new_consumer, new_key, value
 from tests.simulation.oracle import Oracle
 from tests.simulation.scheduler import Killed, Scheduler, Task
 
 LOOKUP_KEY = b"l" * 32
 START_MS = 1_800_000_000_000
 KEYS, CONSUMERS = 4, 2
-GATEWAY, KMS_KEY = "default", "secret-000000000000ff"
+KMS_KEY = "secret-000000000000ff"
 
 
 class Faults:
@@ -53,7 +54,7 @@ class World:
         self.store = Database(url)
         raw = self.store.engine.raw_connection()
         self._connection: sqlite3.Connection = cast(Any, raw.driver_connection)
-        for pragma in ("synchronous=OFF", "wal_autocheckpoint=100000"):
+        for pragma in ("synchronous=OFF", "wal_autocheckpoint=100000", "locking_mode=EXCLUSIVE"):
             self._connection.execute(f"PRAGMA {pragma}")
         raw.close()
         self._images: dict[str, sqlite3.Connection] = {}
@@ -109,27 +110,24 @@ class World:
 
     def _seed(self, db: Change) -> None:
         for number in range(1, CONSUMERS + 1):
-            db.insert_consumer(
-                {
-                    "consumer_id": f"consumer-{number:014x}", "gateway_id": GATEWAY, "name": f"app-{number}",
-                    "description": "", "status": "Enable",
-                }
-            )  # fmt: skip
-        same = {"gateway_id": GATEWAY, "description": "", "type": "ApiKey", "status": "Enable", "masked_value": "****"}
+            new_consumer(db, f"consumer-{number:014x}", f"app-{number}")
         for number in range(1, KEYS + 1):
-            key_id, consumer_id = f"secret-{number:014x}", f"consumer-{number % CONSUMERS + 1:014x}"
-            names = {"key_id": key_id, "name": f"key-{number}", "generation": "Custom", "consumer_id": consumer_id}
-            db.insert_key({**same, **names})
-            db.add_value(key_id, Digests(bytes([number]) * 32, None))
+            self._add_key(db, number)
         db.insert_key(
             {
-                **same, "key_id": KMS_KEY, "name": "kms", "generation": "KMS", "credential_name": "cred",
+                "key_id": KMS_KEY, "gateway_id": GATEWAY, "name": "kms", "description": "", "type": "ApiKey",
+                "generation": "KMS", "status": "Enable", "masked_value": "****", "credential_name": "cred",
                 "credential_version": "v1", "sync_status": "Success", "sync_checked_at": self.now_ms,
                 "sync_next_at": self.now_ms,
             }
         )  # fmt: skip
         db.audit("key.create", GATEWAY, KMS_KEY, None)
         db.add_value(KMS_KEY, Digests(lookup_digest(LOOKUP_KEY, GATEWAY, self.credential), None))
+
+    def _add_key(self, db: Change, number: int) -> None:
+        key_id, consumer_id = f"secret-{number:014x}", f"consumer-{number % CONSUMERS + 1:014x}"
+        new_key(db, key_id, f"key-{number}", consumer_id)
+        db.add_value(key_id, value(number))
 
     # Steps
 
