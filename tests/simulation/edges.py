@@ -166,6 +166,11 @@ class Reader:
         )  # fmt: skip
         self.version = self.revision = 0
 
+    def age_ms(self) -> int:
+        """How old the snapshot is that it holds."""
+        snapshot = self.cache._snapshot
+        return self._world.now_ms if snapshot is None else self._world.now_ms - snapshot.manifest.created_at_ms
+
     def look(self) -> None:
         """One look, and whether what it holds now is a whole state, and none before the last one."""
         self.cache.look()

@@ -26,6 +26,7 @@ class Oracle:
         self.states: dict[int, list[State]] = {}
         self.pointers: dict[int, tuple[Any, ...]] = {}
         self.lost: set[str] = set()  # objects that somebody took away
+        self.restores = False  # whether the database is brought back to older copies
         self._digests: set[bytes] = set()  # of every value that ever was, also of those that are gone
         self._idents: set[bytes] = set()
 
@@ -33,6 +34,9 @@ class Oracle:
         """Keeps what the database holds at its revision: a snapshot of that revision must hold exactly this."""
         states = self.states.setdefault(revision_of(self._connection), [])
         state = _state(self._connection)
+        if states and state not in states and not self.restores:
+            # A restored database counts on from its copy; it publishes only above what the bucket holds.
+            raise Violation(f"revision {revision_of(self._connection)} was given to two states")
         if state not in states:
             states.append(state)
             self._digests |= state[0].keys()
