@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from consumer_keys.failpoints import reach
+from consumer_keys.failpoints import Upload, reach
 from consumer_keys.snapshot import (
     ANY_TIME_MS,
     POINTER,
@@ -251,7 +251,7 @@ class Publisher:
             raise PublicationRefused("another publisher took over before the version was taken")
         return version
 
-    def _upload(self, what: str, named: Part, data: bytes, content_type: str) -> None:
+    def _upload(self, what: Upload, named: Part, data: bytes, content_type: str) -> None:
         """Writes an immutable object and reads it back before anything may name it."""
         key = self._prefix + named.name
         reach(f"{what}.before-write")

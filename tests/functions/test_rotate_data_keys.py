@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,11 @@ from consumer_keys import failpoints, operator_admin
 from tencent_emulator.pytest_plugin import TestClock
 from tests.conftest import GATEWAY, Api
 from tests.functions.helpers import as_operator, kms_key, nothing_changes, sql
+from tests.functions.rotation import Killed, killed_at
 from tests.functions.test_signatures import signed
 
 DAYS = 31
 COMMAND = [str(Path(sys.executable).parent / "ckeys"), "rotate-data-keys"]
-
-
-class Killed(BaseException):
-    """The end of a process at a fail point; nothing of ours catches it."""
 
 
 @pytest.fixture
@@ -46,26 +42,6 @@ def values(api: Api) -> dict[str, str]:
     for role in ("viewer", "editor"):
         as_operator(api, role)
     return {key["key_id"]: key["value"] for key in made}
-
-
-@pytest.fixture
-def killed_at() -> Iterator[Callable[[int], list[str]]]:
-    """Kills at the n-th fail point that the rotation reaches; returns the points reached since."""
-
-    def install(count: int) -> list[str]:
-        reached: list[str] = []
-
-        def hook(point: str) -> None:
-            if point.startswith(("reseal.", "change.")):
-                reached.append(point)
-                if len(reached) == count:
-                    raise Killed(point)
-
-        failpoints.install(hook)
-        return reached
-
-    yield install
-    failpoints.install(None)
 
 
 def run(*options: str) -> Result:
@@ -150,23 +126,21 @@ def test_every_value_moves_to_new_data_keys_and_old_ones_go_after_a_while(
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_killed_at_any_commit_it_goes_on_and_seals_each_value_once(
-    api: Api, values: dict[str, str], clock: TestClock, killed_at: Callable[[int], list[str]], batch: int
+    api: Api, values: dict[str, str], clock: TestClock, batch: int
 ) -> None:
     before = used(api.deployment)
     clock.shift(DAYS * 86_400)
-    kills, moved = 0, 0
+    kills = 0
     while True:
-        reached = killed_at(kills + 1)  # a little later each time: before and after every commit
-        try:
-            done = report(run("--batch", str(batch)))
-        except Killed:
-            kills += 1
-            moved += sum(point == "reseal.after-commit" for point in reached)
-            assert opened(api.deployment) == values, "whatever was killed, every value opens"
-            assert before & kept(api.deployment) == before, "no data key is destroyed while it may be in use"
-            continue
-        break
-    failpoints.install(None)
+        # A little later each time: before and after every commit.
+        with killed_at(kills + 1, "reseal.", "change."):
+            try:
+                done = report(run("--batch", str(batch)))
+                break
+            except Killed:
+                kills += 1
+        assert opened(api.deployment) == values, "whatever was killed, every value opens"
+        assert before & kept(api.deployment) == before, "no data key is destroyed while it may be in use"
     assert kills >= 8
     assert not used(api.deployment) & before
     assert opened(api.deployment) == values

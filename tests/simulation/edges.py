@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from consumer_keys import snapshot_base
 from consumer_keys.errors import Unavailable
+from consumer_keys.failpoints import Commit
 from consumer_keys.model import Caller
 from consumer_keys.publish import Publisher
 from consumer_keys.snapshot import POINTER
@@ -90,7 +91,7 @@ class Store:
         self._world.step("read audit")
         return self._world.store.audit_log(work)
 
-    def housekeeping(self, purpose: str, work: Callable[[Any], Any]) -> Any:
+    def housekeeping(self, purpose: Commit, work: Callable[[Any], Any]) -> Any:
         """A short write."""
         return self._write(purpose, work, lambda done: self._world.store.housekeeping(purpose, done))
 

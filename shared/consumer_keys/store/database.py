@@ -121,7 +121,7 @@ class Database:
                 lambda: self._once(lambda connection: Change(connection, caller, now_ms).raise_if_replayed())
             )
 
-    def housekeeping(self, purpose: str, work: Callable[[Housekeeping], _T]) -> _T:
+    def housekeeping(self, purpose: failpoints.Commit, work: Callable[[Housekeeping], _T]) -> _T:
         """Runs `work`, which may be done twice, in a short write transaction for one of `failpoints.COMMITS`."""
 
         def attempt() -> _T:
@@ -132,7 +132,7 @@ class Database:
         except _Unconfirmed:
             return self._repeated(attempt)
 
-    def _once(self, work: Callable[[sa.Connection], _T], purpose: str | None = None) -> _T:
+    def _once(self, work: Callable[[sa.Connection], _T], purpose: failpoints.Commit | None = None) -> _T:
         """One transaction: a write if it has a purpose."""
         options = dialect.transaction_options(self.engine, write=purpose is not None)
         with self.engine.connect() as connection, connection.execution_options(**options).begin() as transaction:
