@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ckeys.reach import counted, home_option, one_sentence, services_of
+from ckeys.reach import counted, home_option, one_sentence, services_of, visible
 
 
 @click.group()
@@ -41,7 +41,7 @@ def list_rows(home: str | None, gateway: str | None, limit: int, from_: str | No
             page: dict[str, Any] = {"limit": min(limit, LIMIT_MAX), **({"cursor": cursor} if cursor else {}), **given}
             found = find(app, gateway, validate(ListAudit, page))
             for item in found["items"]:
-                click.echo(json.dumps(item, ensure_ascii=False))
+                click.echo(visible(json.dumps(item, ensure_ascii=False)))
             cursor, limit = found["next_cursor"], limit - len(found["items"])
             if cursor is None:
                 return
@@ -56,7 +56,7 @@ def verify(home: str | None) -> None:
     with one_sentence(), services_of(home) as app:
         found = check(app)
     if found.fault is not None:
-        raise click.ClickException(found.fault)
+        raise click.ClickException(visible(found.fault))
     older = (
         f" Signed under a former root secret: {counted(found.unknown_heads, 'head')}." if found.unknown_heads else ""
     )

@@ -111,6 +111,7 @@ class Deployment:
             variables |= function.environment
         variables["DATABASE_URL"] = f"sqlite:///{self.home.resolve() / DATABASE_FILE}"
         variables["CLEAR_VALUES"] = "true"  # what a function returns here is written nowhere
+        variables["CREDENTIAL_PREFIX"] = ""  # the emulated account holds nothing but what somebody tries out
         variables |= {item.name: given[item.name] for item in config.SETTINGS if given.get(item.name)}
         migrate_database(variables["DATABASE_URL"])
         return variables | {
@@ -128,7 +129,7 @@ class Deployment:
         The first operator's pair is also the root account's of the emulated cloud, for tccli and the SDKs.
         """
         roles = {}
-        for role, policy in policies(ROOT, self.template, str(UIN), self.environment).items():
+        for role, policy in policies(ROOT, self.template, str(UIN), self.environment, any_secret=True).items():
             pair = f"AKID{secrets.token_hex(16)}", secrets.token_urlsafe(24), secrets.token_urlsafe(48)
             self.cloud.add_credential(*pair, policy)
             names = ("TENCENTCLOUD_SECRETID", "TENCENTCLOUD_SECRETKEY", "TENCENTCLOUD_SESSIONTOKEN")
@@ -236,6 +237,8 @@ def migrate_database(url: str) -> tuple[str | None, str]:
     """Brings the database to this code's schema: (schema before, schema now). Raises DeploymentError."""
     try:
         return migrate(url)
+    except TimeoutError as error:
+        raise DeploymentError(f"The database cannot be brought to this code's schema: {error}.") from None
     except (DatabaseError, ArgumentError) as error:
         name = url if isinstance(error, ArgumentError) else make_url(url).render_as_string()
         reason = str(getattr(error, "orig", error)).partition("\n")[0].rstrip(".")

@@ -12,6 +12,8 @@ from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_ope
 
 import click
 
+from ckeys.reach import visible
+
 TIMEOUT_SECONDS, NO_CONTENT = 30, 204
 _LOCALLY = 'locally: eval "$(ckeys env)"'
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -79,7 +81,7 @@ def _explained(status: int, body: bytes) -> str:
     if "code" not in problem or "detail" not in problem:
         return f"The answer has status {status} and is no problem document. Is CKEYS_URL this API's?"
     blockers = [f"{item['code']} {item['resource']}" for item in problem.get("blockers", ())]
-    return f"{problem['code']}: {problem['detail']}{' ' if blockers else ''}{', '.join(blockers)}"
+    return visible(f"{problem['code']}: {problem['detail']}{' ' if blockers else ''}{', '.join(blockers)}")
 
 
 class OneTimeKey:
@@ -125,14 +127,14 @@ def _path(gateway: str, *parts: str) -> str:
 
 
 def _print(answer: Any) -> None:
-    click.echo(json.dumps(answer, ensure_ascii=False, indent=2))
+    click.echo(visible(json.dumps(answer, ensure_ascii=False, indent=2)))
 
 
 def _print_value(answer: dict[str, Any], *, quiet: bool) -> None:
     if not quiet:
         _print(answer)
     elif answer.get("value"):
-        click.echo(answer["value"])
+        click.echo(visible(str(answer["value"])))
     else:
         raise click.ClickException("The answer has no value to print; without -q it is shown whole.")
 

@@ -17,7 +17,7 @@ from ckeys.audit import audit
 from ckeys.exports import env
 from ckeys.keys import keys
 from ckeys.operators import init, operators
-from ckeys.reach import Commands, counted, home_option, one_sentence, services_of
+from ckeys.reach import Commands, counted, home_option, one_sentence, services_of, visible
 from ckeys.rotate_root import rotate_root
 
 PORT_DEFAULT = 9000
@@ -78,7 +78,7 @@ def invoke(function: str, event_file: Path, home: str | None) -> None:
         values = {"operator.admin": deployment.operator[1]} if home else seed(deployment)
         sys.stdout = sys.stderr
         result = deployment.call(function, fill(event, values))
-        answers.write(json.dumps(result, ensure_ascii=False, indent=2) + "\n")
+        answers.write(visible(json.dumps(result, ensure_ascii=False, indent=2)) + "\n")
 
 
 def _names(deployment: Any) -> str:
@@ -88,11 +88,15 @@ def _names(deployment: Any) -> str:
 @cli.command()
 def migrate() -> None:
     """Bring the database of DATABASE_URL to the schema that this code needs."""
+    from ckeys.database import durability_fault
     from ckeys.deployment import migrate_database as bring_up
     from consumer_keys import config
 
     with one_sentence():
-        before, after = bring_up(config.load(os.environ, ("DATABASE_URL",)).database_url or "")
+        url = config.load(os.environ, ("DATABASE_URL",)).database_url or ""
+        before, after = bring_up(url)
+    if fault := durability_fault(url):
+        click.echo(f"Warning: {fault}", err=True)
     click.echo(f"schema {after}" if before == after else f"schema {before or 'none'} -> {after}")
 
 
@@ -197,7 +201,8 @@ def openapi() -> None:
 @cli.command()
 @click.option("--uin", required=True, help="The UIN of your account's root.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path(".build/policies"), show_default=True)
-def policies(uin: str, out: Path) -> None:
+@click.option("--any-secret", is_flag=True, help="Take an empty CREDENTIAL_PREFIX: every secret may be followed.")
+def policies(uin: str, out: Path, any_secret: bool) -> None:
     """Write the CAM policy of each role, with the names of template.yaml and of the environment in it."""
     from ckeys.deployment import ROOT
     from ckeys.policies import PolicyError
@@ -206,7 +211,9 @@ def policies(uin: str, out: Path) -> None:
 
     unset = False
     with one_sentence(PolicyError):
-        for role, policy in rendered(ROOT, load_template(ROOT / "template.yaml"), uin, os.environ).items():
+        template = load_template(ROOT / "template.yaml")
+        given = {name: text for name, text in os.environ.items() if text}
+        for role, policy in rendered(ROOT, template, uin, given, any_secret=any_secret).items():
             out.mkdir(parents=True, exist_ok=True)
             (out / f"{role}.json").write_text(json.dumps(policy, indent=2) + "\n", encoding="utf-8")
             click.echo(out / f"{role}.json")

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import traceback
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 ENVIRONMENT_FILE, OPERATOR_FILE = "environment.json", "operator.json"
 OUR_PACKAGES = ("ckeys", "consumer_keys", "tencent_emulator")
+# Unicode's control, format and surrogate characters, and the line and paragraph separators.
+_STEERING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 home_option: Callable[[Any], Any] = click.option(
     "--home",
     envvar="CKEYS_HOME",
@@ -40,6 +43,18 @@ class Commands(click.Group):
                 f"This command needs {error.name}, and only the validator is installed here;"
                 " install requirements/local.txt as well."
             ) from None
+
+
+def visible(text: str) -> str:
+    """The text as it may go to a terminal: what could steer one is escaped as JSON does it, new lines are kept.
+
+    So a JSON document stays the same document. Nothing of the kind gets in by a call, but a database may hold it.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        json.dumps(char)[1:-1] if char != "\n" and unicodedata.category(char) in _STEERING else char for char in text
+    )
 
 
 @contextlib.contextmanager
@@ -185,9 +200,9 @@ def one_sentence(*more: type[Exception]) -> Iterator[None]:
     try:
         yield
     except ours + more as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(visible(str(error))) from None
     except Problem as problem:
-        raise click.ClickException(problem.detail) from None
+        raise click.ClickException(visible(problem.detail)) from None
     except (ConfigError, SchemaMismatch) as error:
         raise click.ClickException(f"The settings or the state do not fit: {error}.") from None
     except CloudError as error:

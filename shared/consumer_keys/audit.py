@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from consumer_keys.audit_chain import GENESIS, Fault, Head, HeadError, first_fault, open_head, seal_head
 from consumer_keys.errors import CloudFailure, Gone, Problem
+from consumer_keys.failpoints import reach
 from consumer_keys.keytext import is_id
 from consumer_keys.model import Caller, ListAudit, timestamp
 from consumer_keys.paging import list_page
@@ -132,7 +133,9 @@ def _write_head(app: Services) -> dict[str, Any]:
         # The hour's copy stays, so that putting an old `head.json` back does not make later rows forgettable.
         hour = timestamp(now_ms)[:13]
         for place in (f"{HOURS}{hour}.json", LATEST):
+            reach("head.before-write")
             app.bucket.put(app.settings.audit_prefix + place, sealed, "application/json")
+            reach("head.after-write")
     return {"audit_head": counted[0], "audit_error": None}
 
 

@@ -6,14 +6,17 @@ A hook is called with the point's name in the thread that reached it, and may ki
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 # What commits, by name: a change to keys, consumers or operators, and the housekeeping around publications and ticks.
-COMMITS = (
+Commit = Literal[
     "change", "confirmation", "lease-claim", "lease-release", "reservation", "publication", "clean-up", "sync-note",
     "sync-report", "reseal", "root-rotation",
-)  # fmt: skip
-# What is written to the bucket. Objects are immutable; the pointer is what readers follow.
-UPLOADS = ("base", "overlay", "pointer", "deletion")
+]  # fmt: skip
+# What is written to the bucket. Objects are immutable; the pointer is what readers follow; a head is the audit log's.
+Upload = Literal["base", "overlay", "pointer", "deletion", "head"]
+COMMITS: tuple[str, ...] = get_args(Commit)
+UPLOADS: tuple[str, ...] = get_args(Upload)
 # `change.before-commit`, `change.after-commit`, ... `pointer.before-write`, `pointer.after-write`, ...
 POINTS = frozenset(
     {f"{name}.{when}-commit" for name in COMMITS for when in ("before", "after")}
@@ -30,6 +33,9 @@ def install(hook: Callable[[str], None] | None) -> None:
 
 
 def reach(point: str) -> None:
-    """Marks a point."""
-    if _hook is not None:
-        _hook(point)
+    """Marks a point. A hook is never called for one without a name above: LookupError is raised instead."""
+    if _hook is None:
+        return
+    if point not in POINTS:
+        raise LookupError(f"{point} is not in the list of points")
+    _hook(point)

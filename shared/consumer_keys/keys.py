@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from consumer_keys import deletion
 from consumer_keys.deletion import blocker
-from consumer_keys.errors import CloudFailure, Problem, invalid
+from consumer_keys.errors import CloudFailure, Problem, SealBroken, invalid
 from consumer_keys.keytext import MASK, foreign_fault, make_system_value, masked, new_id
 from consumer_keys.model import BindConsumer, Caller, CreateKey, Credential, Key, ListKeys, RevealKey, UpdateKey
 from consumer_keys.paging import list_page
@@ -78,7 +78,7 @@ def _value(app: Services, given: CreateKey) -> Secret:
         return read_credential(app, given.credential)
     if given.value is None:
         return Secret(make_system_value(prefix, os.urandom).encode())
-    text = given.value.get_secret_value()
+    text = given.value.text()
     fault = foreign_fault(text, prefix)
     if fault:
         raise invalid("value", fault)
@@ -86,7 +86,7 @@ def _value(app: Services, given: CreateKey) -> Secret:
     if weak:
         problem = invalid("value", weak)
         raise Problem("WeakValue", problem.detail, errors=problem.errors)
-    return Secret(text.encode())
+    return given.value
 
 
 def read_credential(app: Services, credential: Credential) -> Secret:
@@ -227,7 +227,7 @@ def delete(app: Services, caller: Caller, gateway_id: str, key_id: str, *, dry_r
 def reveal(app: Services, caller: Caller, gateway_id: str, key_id: str, given: RevealKey) -> Secret:
     """The value of a System or Custom key. The audit row is committed before the value leaves.
 
-    Raises RevealDisabled, RevealLimitExceeded, KeyNotFound and ManagedByKms.
+    Raises RevealDisabled, RevealLimitExceeded, KeyNotFound, ManagedByKms and ValueDamaged.
     """
     if not app.settings.reveal_enabled:
         raise Problem("RevealDisabled")
@@ -247,7 +247,10 @@ def reveal(app: Services, caller: Caller, gateway_id: str, key_id: str, given: R
         db.remember({"key_id": key_id, "value": None})
 
     sealed = app.store.read(find_sealed)
-    value = app.key_vault.open(app.place_of_key(gateway_id, key_id), sealed)
+    try:
+        value = app.key_vault.open(app.place_of_key(gateway_id, key_id), sealed)
+    except SealBroken as broken:
+        raise Problem("ValueDamaged", reason=str(broken)) from None
     app.change(caller, record)
     return value
 

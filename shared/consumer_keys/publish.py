@@ -15,10 +15,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from consumer_keys.failpoints import reach
+from consumer_keys.failpoints import Upload, reach
 from consumer_keys.snapshot import (
     ANY_TIME_MS,
     POINTER,
+    ForeignEnvironmentError,
     Manifest,
     Overlay,
     Part,
@@ -40,8 +41,7 @@ OVERLAY_ENTRIES_MAX = 5_000
 OVERLAY_SHARE_MAX, OVERLAY_SHARE_FROM = 0.05, 100
 SHRINK_SHARE_MAX, SHRINK_KEYS = 0.30, 10
 KEEP_MS, KEEP_VERSIONS, CLEAN_UP_MAX = 86_400_000, 20, 200
-WAIT_STEPS, WAIT_STEP_SECONDS = 100, 0.02
-_ROUNDS = 3
+WAIT_STEPS, WAIT_STEP_SECONDS, _ROUNDS = 100, 0.02, 3
 
 
 class Bucket(Protocol):
@@ -251,7 +251,7 @@ class Publisher:
             raise PublicationRefused("another publisher took over before the version was taken")
         return version
 
-    def _upload(self, what: str, named: Part, data: bytes, content_type: str) -> None:
+    def _upload(self, what: Upload, named: Part, data: bytes, content_type: str) -> None:
         """Writes an immutable object and reads it back before anything may name it."""
         key = self._prefix + named.name
         reach(f"{what}.before-write")
@@ -325,10 +325,10 @@ class Publisher:
         for version in state.alive(self._root_version).newest_first:
             try:
                 # Its date does not matter: a pointer written under a wrong clock has a version that was given out, too.
-                return open_manifest(
-                    data, self._manifest_key(version), environment=self._environment, version_min=0,
-                    now_ms=ANY_TIME_MS,
-                )  # fmt: skip
+                key = self._manifest_key(version)
+                return open_manifest(data, key, environment=self._environment, version_min=0, now_ms=ANY_TIME_MS)
+            except ForeignEnvironmentError as foreign:
+                raise PublicationRefused(f"{foreign}; look at ENVIRONMENT") from None
             except SnapshotError:
                 pass  # under the other version; or not ours, or damaged: readers refuse it, and it is about to go
         return None

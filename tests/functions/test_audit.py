@@ -14,7 +14,9 @@ from ckeys.deployment import Deployment
 from ckeys.main import cli
 from consumer_keys import audit
 from consumer_keys.fields import AUDIT_ACTIONS
+from consumer_keys.model import CreateKey
 from consumer_keys.operators import system_caller
+from consumer_keys.secret import REDACTED
 from tencent_emulator.pytest_plugin import TestClock
 from tests.conftest import Api
 from tests.functions.helpers import STRONG, as_operator, kms_key, nothing_changes, objects, problem, put_object, sql
@@ -411,3 +413,14 @@ def test_an_outage_of_the_bucket_stops_no_tick_and_the_next_one_signs(api: Api) 
     assert (report["audit_head"], report["audit_error"]) == (None, "DependencyUnavailable")
     assert api.tick()["audit_head"] == 2
     assert fault(api) is None
+
+
+def test_a_row_about_an_input_that_holds_a_value_shows_stars(api: Api) -> None:
+    """No row is about an input; if one ever is, it still says nothing."""
+    given = CreateKey.model_validate({"name": "key", "generation": "Custom", "value": STRONG})
+    caller = system_caller("test", "r-1")
+    app = api.deployment.services
+    app.store.change(caller, app.now_ms(), lambda db: db.audit("key.create", "default", "", None, given))
+    (row,) = sql(api.deployment, "SELECT * FROM audit WHERE request_id = 'r-1'")
+    assert json.loads(row["after"])["value"] == REDACTED
+    assert STRONG not in str(row)

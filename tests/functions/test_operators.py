@@ -127,6 +127,18 @@ def test_former_secrets_survive_the_loss_of_the_database_for_verify_and_end_in_t
         assert verify(api, first) == 401
 
 
+def test_a_former_secret_that_has_ended_stays_ended_for_verify_when_the_clock_goes_back(
+    api: Api, clock: TestClock
+) -> None:
+    _, first = made(ckeys("operators", "add", "worker", "--role", "verifier"))
+    _, second = made(ckeys("operators", "rotate", "worker", "--keep", "60s"))
+    assert verify(api, first) == 200
+    clock.shift(61)
+    assert verify(api, first) == 401
+    clock.shift(-30)
+    assert (verify(api, first), verify(api, second)) == (401, 200)
+
+
 def test_a_former_secret_is_no_value_of_a_key(api: Api) -> None:
     _, first = made(ckeys("operators", "add", "worker", "--role", "viewer"))
     made(ckeys("operators", "rotate", "worker"))

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,15 @@ from click.testing import CliRunner, Result
 
 from ckeys.deployment import Deployment
 from ckeys.main import cli
-from consumer_keys import failpoints
+from consumer_keys import failpoints, operator_admin
 from tencent_emulator.pytest_plugin import TestClock
-from tests.conftest import Api
+from tests.conftest import GATEWAY, Api
 from tests.functions.helpers import as_operator, kms_key, nothing_changes, sql
+from tests.functions.rotation import Killed, killed_at
+from tests.functions.test_signatures import signed
 
 DAYS = 31
 COMMAND = [str(Path(sys.executable).parent / "ckeys"), "rotate-data-keys"]
-
-
-class Killed(BaseException):
-    """The end of a process at a fail point; nothing of ours catches it."""
 
 
 @pytest.fixture
@@ -45,26 +42,6 @@ def values(api: Api) -> dict[str, str]:
     for role in ("viewer", "editor"):
         as_operator(api, role)
     return {key["key_id"]: key["value"] for key in made}
-
-
-@pytest.fixture
-def killed_at() -> Iterator[Callable[[int], list[str]]]:
-    """Kills at the n-th fail point that the rotation reaches; returns the points reached since."""
-
-    def install(count: int) -> list[str]:
-        reached: list[str] = []
-
-        def hook(point: str) -> None:
-            if point.startswith(("reseal.", "change.")):
-                reached.append(point)
-                if len(reached) == count:
-                    raise Killed(point)
-
-        failpoints.install(hook)
-        return reached
-
-    yield install
-    failpoints.install(None)
 
 
 def run(*options: str) -> Result:
@@ -149,23 +126,21 @@ def test_every_value_moves_to_new_data_keys_and_old_ones_go_after_a_while(
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_killed_at_any_commit_it_goes_on_and_seals_each_value_once(
-    api: Api, values: dict[str, str], clock: TestClock, killed_at: Callable[[int], list[str]], batch: int
+    api: Api, values: dict[str, str], clock: TestClock, batch: int
 ) -> None:
     before = used(api.deployment)
     clock.shift(DAYS * 86_400)
-    kills, moved = 0, 0
+    kills = 0
     while True:
-        reached = killed_at(kills + 1)  # a little later each time: before and after every commit
-        try:
-            done = report(run("--batch", str(batch)))
-        except Killed:
-            kills += 1
-            moved += sum(point == "reseal.after-commit" for point in reached)
-            assert opened(api.deployment) == values, "whatever was killed, every value opens"
-            assert before & kept(api.deployment) == before, "no data key is destroyed while it may be in use"
-            continue
-        break
-    failpoints.install(None)
+        # A little later each time: before and after every commit.
+        with killed_at(kills + 1, "reseal.", "change."):
+            try:
+                done = report(run("--batch", str(batch)))
+                break
+            except Killed:
+                kills += 1
+        assert opened(api.deployment) == values, "whatever was killed, every value opens"
+        assert before & kept(api.deployment) == before, "no data key is destroyed while it may be in use"
     assert kills >= 8
     assert not used(api.deployment) & before
     assert opened(api.deployment) == values
@@ -251,6 +226,50 @@ def test_data_keys_are_wrapped_anew_after_the_rotation_of_a_kms_key(api: Api, va
     assert report(run("--rewrap"))["rewrapped"] == 0
     assert audited(api) == dict.fromkeys(before, ("data_key.rewrap",))
     check_audit(api)
+    assert opened(api.deployment) == values
+
+
+def test_a_secret_that_its_operator_gets_during_the_rotation_is_not_overwritten_with_the_former_one(api: Api) -> None:
+    app = api.deployment.services
+    pairs = [operator_admin.add(app, "worker", "viewer")]
+
+    def sealed_under() -> Any:
+        (row,) = sql(api.deployment, "SELECT data_key_id FROM operators WHERE secret_id = :id", id=pairs[0][0])
+        return row["data_key_id"]
+
+    before, reached = sealed_under(), list[str]()
+
+    def hook(point: str) -> None:
+        # The data key for operators' secrets begins behind the reading of the first batch and before it is written.
+        if point != "change.after-commit" or reached:
+            return
+        if "operators" in str(sql(api.deployment, "SELECT * FROM audit WHERE action = 'data_key.begin'")):
+            reached.append(point)
+            pairs.append(operator_admin.rotate(app, "worker", 0))
+            assert sealed_under() == before, "the new secret is under the data key of the former one"
+
+    failpoints.install(hook)
+    try:
+        report(run("--older-than", "0"))
+    finally:
+        failpoints.install(None)
+    assert reached
+    statuses = [signed(api, "list_keys", "GET", f"{GATEWAY}/keys", pair=pair).status for pair in pairs]
+    assert statuses == [401, 200]
+    assert sealed_under() == before, "it is left to the next run"
+    assert report(run("--older-than", "0"))["operators"]["broken"] == []
+    assert sealed_under() != before
+    assert signed(api, "list_keys", "GET", f"{GATEWAY}/keys", pair=pairs[1]).status == 200
+
+
+def test_no_row_of_the_database_says_what_kms_binds_a_data_key_to(api: Api, values: dict[str, str]) -> None:
+    sql(api.deployment, "UPDATE data_keys SET context = '{}'")
+    assert opened(api.deployment) == values
+    for name in ("KMS_KEY_ID", "KMS_OPERATOR_KEY_ID"):
+        api.deployment.cloud.rotate_key(api.deployment.environment[name])
+    assert report(run("--rewrap"))["rewrapped"] == len(kept(api.deployment))
+    assert opened(api.deployment) == values
+    assert report(run("--older-than", "0"))["values"]["resealed"] == 7
     assert opened(api.deployment) == values
 
 

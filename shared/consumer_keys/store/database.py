@@ -121,7 +121,7 @@ class Database:
                 lambda: self._once(lambda connection: Change(connection, caller, now_ms).raise_if_replayed())
             )
 
-    def housekeeping(self, purpose: str, work: Callable[[Housekeeping], _T]) -> _T:
+    def housekeeping(self, purpose: failpoints.Commit, work: Callable[[Housekeeping], _T]) -> _T:
         """Runs `work`, which may be done twice, in a short write transaction for one of `failpoints.COMMITS`."""
 
         def attempt() -> _T:
@@ -132,7 +132,7 @@ class Database:
         except _Unconfirmed:
             return self._repeated(attempt)
 
-    def _once(self, work: Callable[[sa.Connection], _T], purpose: str | None = None) -> _T:
+    def _once(self, work: Callable[[sa.Connection], _T], purpose: failpoints.Commit | None = None) -> _T:
         """One transaction: a write if it has a purpose."""
         options = dialect.transaction_options(self.engine, write=purpose is not None)
         with self.engine.connect() as connection, connection.execution_options(**options).begin() as transaction:
@@ -153,6 +153,7 @@ class Database:
         return result
 
     def _repeated(self, attempt: Callable[[], _T]) -> _T:
+        gives_up_at = time.monotonic() + dialect.GIVE_UP_SECONDS
         for pause in (*PAUSES, None):
             try:
                 return attempt()
@@ -161,7 +162,8 @@ class Database:
             except PoolTimeout:
                 raise Unavailable("DependencyUnavailable", "database", "connect", "PoolTimeout") from None
             except DBAPIError as error:
-                if pause is None or not (dialect.was_undone(error) or dialect.was_cut(error)):
+                again = dialect.was_undone(error) or dialect.was_cut(error)
+                if pause is None or not again or time.monotonic() > gives_up_at:
                     raise _unavailable(error) from None
                 time.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
         raise AssertionError("the last attempt returns or raises")
