@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ckeys.reach import home_option, one_sentence, services_of, visible
+from ckeys.reach import counted, home_option, one_sentence, services_of, visible
 from consumer_keys.access import ROLES
 
 _UNITS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -142,8 +142,10 @@ def init(name: str) -> None:
             # Last, because nobody sees the secret of an operator after whom something fails.
             pair = None if known else operator_admin.add(app, name, "admin")
     if pair is None:
-        raise click.ClickException(f"There are {len(known)} operators already; use `ckeys operators add`.")
-    _show(*pair)
+        there = counted(len(known), "operator")
+        _say("admin", f"{there} there already, so nothing was left to do; add more with `ckeys operators add`")
+    else:
+        _show(*pair)
 
 
 def _say(what: str, how: str) -> None:

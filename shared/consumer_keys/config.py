@@ -68,6 +68,21 @@ def _prefix(text: str) -> str:
     return text
 
 
+def _endpoint(text: str) -> str:
+    # `ckeys env` exports it with the scheme, which tccli needs.
+    endpoint = text.removeprefix("http://").removesuffix("/")
+    match = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*:([0-9]{1,5})", endpoint)
+    if match is None or not 1 <= int(match[1]) <= 65535:
+        raise ValueError("must be host:port, of a service that speaks plain http")
+    return endpoint
+
+
+def _bucket(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?-[0-9]{5,20}", text):
+        raise ValueError("must be a bucket's name with the -appid of its account")
+    return text
+
+
 def _folder(text: str) -> str:
     if text and not re.fullmatch(r"([A-Za-z0-9_-][A-Za-z0-9._-]*/)+", text):
         raise ValueError("must be path segments, each followed by a slash")
@@ -137,10 +152,13 @@ SETTINGS = (
         _text,
         "version of the root secret; once it was rotated, only validation goes by this",
     ),
-    Setting("COS_BUCKET", None, _text, "bucket with its `-appid`, for the snapshot"),
+    Setting("COS_BUCKET", None, _bucket, "bucket with its `-appid`, for the snapshot"),
     Setting("TENCENTCLOUD_REGION", "ap-guangzhou", _text, "region of SSM, KMS, COS and SCF"),
     Setting(
-        "CLOUD_ENDPOINT", None, _text, "`host:port` that serves SSM, KMS, COS and SCF over plain http, for local runs"
+        "CLOUD_ENDPOINT",
+        None,
+        _endpoint,
+        "`host:port` that serves SSM, KMS, COS and SCF over plain http, for local runs",
     ),
     Setting("FRONT_DOOR_ROUTES", None, _text, "front_door only: the routes of template.yaml as JSON"),
 )
@@ -263,4 +281,6 @@ def role_credential() -> tuple[str, str, str | None]:
             environ.get("TENCENTCLOUD_SESSIONTOKEN") or None,
         )
     except KeyError as missing:
-        raise ConfigError(f"{missing.args[0]} is not set; does the function have an execution role?") from None
+        raise ConfigError(
+            f"{missing.args[0]} is not set; a function has it from its execution role, elsewhere you set it"
+        ) from None

@@ -8,8 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from ckeys.deployment import Deployment
+from ckeys.main import cli
 from consumer_keys import audit
 from consumer_keys.fields import AUDIT_ACTIONS
 from consumer_keys.model import CreateKey
@@ -259,6 +261,19 @@ def test_what_is_no_time_is_refused_by_name(api: Api, field: str, text: str) -> 
     problem(api("list_audit", "GET", "/audit", query={field: text}), 400, "InvalidParameter", field)
 
 
+def test_a_time_that_ends_before_it_begins_is_refused(api: Api) -> None:
+    moment, earlier = "2026-01-01T00:00:00Z", "2026-01-01T00:59:59.999+01:00"
+    answer = api("list_audit", "GET", "/audit", query={"from": moment, "to": earlier})
+    problem(answer, 400, "InvalidParameter", "to")
+    listed = CliRunner().invoke(cli, ["audit", "list", "--from", moment, "--to", earlier])
+    assert (listed.exit_code, listed.stderr) == (1, "Error: to: must not be before `from`\n")
+
+
+def test_a_gateway_that_is_not_declared_is_said_to_be_that(api: Api) -> None:
+    listed = CliRunner().invoke(cli, ["audit", "list", "--gateway", "nope"])
+    assert (listed.exit_code, listed.stderr) == (1, "Error: The gateway is not declared; GATEWAYS has: default.\n")
+
+
 @pytest.mark.parametrize("text", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-01-01t00:00:00z"])
 def test_the_ends_of_time_are_times(api: Api, text: str) -> None:
     assert api("list_audit", "GET", "/audit", query={"from": text}).status == 200
@@ -345,7 +360,10 @@ def test_the_timer_never_signs_over_a_log_that_does_not_follow_from_its_last_hea
 
 def test_a_head_that_is_missing_replaced_or_older_than_an_hours_copy_is_found(api: Api, clock: TestClock) -> None:
     life(api)
-    assert fault(api) == "There is no signed head in the bucket, so missing rows at the end would not be seen."
+    assert fault(api) == (
+        "There is no signed head in the bucket, so missing rows at the end would not be seen."
+        " The timer's next tick writes one."
+    )
     api.tick()
     old = objects(api.deployment)[HEAD]
     clock.shift(3600)

@@ -22,6 +22,16 @@ FAULTS: dict[str, list[str]] = {
     "ROOT_SECRET_NAME": ["*", "root-*", "a/b", "-root", "a b", "root\n", "a" * 129],
     "KEY_IN_QUERY": ["True", "1", "yes", "on", " true"],
     "SSM_REQUESTS_PER_SECOND": ["0", "0.05", "10001"],
+    "CLOUD_ENDPOINT": [
+        "127.0.0.1",
+        "https://127.0.0.1:1",
+        "http://a:0",
+        "a:65536",
+        "a:b",
+        "http://http://a:1",
+        "a:1/b",
+    ],
+    "COS_BUCKET": ["keys", "keys-", "-1250000000", "Keys-1250000000", "keys-1250000000\n", "keys.x-1250000000"],
     "DATABASE_URL": ["consumer-keys.db", "mysql:/host/db", "oracle://host/db", "SQLITE:///x.db"],
 }
 
@@ -59,6 +69,11 @@ def test_a_setting_has_a_meaning_and_a_default_that_it_would_accept(setting: con
         setting.parse(setting.default)
 
 
+@pytest.mark.parametrize("text", ["127.0.0.1:9001", "http://127.0.0.1:9001", "http://127.0.0.1:9001/"])
+def test_the_local_endpoint_may_have_its_scheme_in_front(text: str) -> None:
+    assert load({"CLOUD_ENDPOINT": text}).cloud_endpoint == "127.0.0.1:9001"
+
+
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
 def test_an_empty_variable_is_an_unset_one(setting: config.Setting) -> None:
     assert load({setting.name: ""}) == load({})
@@ -74,15 +89,15 @@ def test_a_faulty_value_is_refused_by_name_and_not_repeated(name: str, text: str
 
 def test_every_fault_is_reported_at_once() -> None:
     faulty = {name: texts[0] for name, texts in FAULTS.items()}
-    fault = message(faulty, ("KMS_KEY_ID", "COS_BUCKET"))
-    for name in (*faulty, "KMS_KEY_ID", "COS_BUCKET"):
+    fault = message(faulty, ("KMS_KEY_ID", "KMS_OPERATOR_KEY_ID"))
+    for name in (*faulty, "KMS_KEY_ID", "KMS_OPERATOR_KEY_ID"):
         assert f"{name} " in fault
     assert len(fault.split("; ")) == len(faulty) + 2
 
 
 def test_what_a_function_needs_must_be_set() -> None:
     assert message({"COS_BUCKET": ""}, ("COS_BUCKET",)) == "COS_BUCKET is not set"
-    assert load({"COS_BUCKET": "b-1"}, ("COS_BUCKET",)).cos_bucket == "b-1"
+    assert load({"COS_BUCKET": "b-1250000000"}, ("COS_BUCKET",)).cos_bucket == "b-1250000000"
     assert load({}, ("ROOT_SECRET_NAME",)).root_secret_name == "consumer-keys-root"
 
 
