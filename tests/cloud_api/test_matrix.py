@@ -196,12 +196,14 @@ def test_no_host_decides_about_an_action(
     action: str, deployment: Deployment, credentials: list[Credential], entrances: list[Entrance]
 ) -> None:
     request = Request(action)
+    kinds = {"role admin", "role viewer", "role revealer", "admin of other", "disabled", "consumer key"}
+    asking = [each for each in credentials if each.kind in kinds]
     with nothing_changes(deployment):
         for entrance, route in ways(action, entrances):
             for host in HOSTS:
                 more = {"host": host, "x-forwarded-host": host, **FORWARDED}
                 assert decision(*entrance(route, {**request.unsigned(), **more}, request.body)) == NOT_SIGNED
-                for credential in credentials:
+                for credential in asking:
                     headers = {**request.signed(credential, host=host), **more}
                     found = decision(*entrance(route, headers, request.body))
                     assert found == expected(credential, action), (entrance.name, host, credential.kind)

@@ -1,113 +1,171 @@
-"""A writer that is killed: `python -m tests.crashes.writer`, with a deployment's environment.
+"""Writers that are killed: `python -m tests.crashes.writer`, with a deployment's environment.
 
-Each line on standard input is a run: {"seed", "point", "visit"} kills it at a visit of a fail point, {"seed", "after"}
-after so many seconds. A run is a forked process, so that the imports are paid for once. What it does is written to
-standard output before it begins and after it was acknowledged, so that nobody knows more than a caller would.
-What only happens under certain conditions is given them: for a confirmation the answer to a commit is lost on its way,
-and data keys are rotated where that is to be killed.
+Each line on standard input is an order, done in forked processes, so that imports, compiled statements and the like are
+paid for once, before the first of them. {"point", "visit"} kills at a visit of a fail point, {"changes", "after"} so
+many seconds after so many acknowledged changes. {"writers"} of them run at once, and all are killed: with "after" they
+wait for each other after so many changes, with "point" all but the first make no more of them. {"function", "event"} is
+a single call instead, killed when it has reached so many points ("count") or a certain one.
+
+What a writer does is written to standard output before it begins and after it was acknowledged, so that nobody knows
+more than a caller would. What only happens under certain conditions is given them: for a confirmation the answer to a
+commit is lost on its way, and data keys are rotated where that is to be killed.
 """
 
 from __future__ import annotations
 
+import gc
+import itertools
 import json
 import os
 import random
 import select
 import signal
 import sys
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from ckeys.deployment import ROOT
-from ckeys.events import invoke
+from ckeys.events import Handler, invoke
 from ckeys.front import load_handlers
-from ckeys.template import load_template
+from ckeys.template import Template, load_template
 from consumer_keys import data_keys, failpoints, wiring
+from tests.functions.failing import CANARIES
 from tests.store.proxy import LosingProxy
 
 RUN_SECONDS_MAX = 20
 TICK = {"Type": "Timer", "TriggerName": "every-minute", "Time": "2026-01-01T00:00:00Z", "Message": ""}
+# What a writer does; "follow" is new content of its credential and then a tick.
+CALLS = (
+    "create_consumer", "create_key", "update_key", "enable_key", "disable_key", "bind_consumer", "unbind_consumer",
+    "delete_key", "tick", "follow",
+)  # fmt: skip
+
+
+class Functions(NamedTuple):
+    """The functions, as the platform would call them."""
+
+    template: Template
+    handlers: dict[str, Handler]
+
+    def call(self, function: str, event: Any) -> Any:
+        """What the function returns for an event."""
+        return invoke(self.template.function(function), self.handlers[function], event)
 
 
 class Operator:
     """Makes changes one after the other, each a legal one, and says so."""
 
-    def __init__(self, seed: int) -> None:
-        self._random, self._seed = random.Random(seed), seed
-        self._template = load_template(ROOT / "template.yaml")
-        self._handlers = load_handlers(ROOT / "functions", self._template)
-        self._keys: list[dict[str, Any]] = []
-        self._consumers: list[str] = []
-        self._made = 0
+    def __init__(self, functions: Functions, seed: int, number: int, acknowledged: Callable[[], object]) -> None:
+        """`number` says which of several writers this is; each has a credential of its own."""
+        self._functions, self._random, self._acknowledged = functions, random.Random(f"{seed}-{number}"), acknowledged
+        self._number, self._name, self._made = number, f"{number}-{seed}", 0
+        # What those before it have left: it goes on where they were killed.
+        mine = {"gateway_id": "default", "keyword": f"-{number}-", "limit": 100}
+        self._keys: list[dict[str, Any]] = functions.call("list_keys", mine)["items"]
+        found = functions.call("list_consumers", mine)["items"]
+        self._consumers: list[str] = [consumer["consumer_id"] for consumer in found]
 
-    def step(self) -> None:
-        """One change, or a tick of the timer."""
-        if not self._consumers:
-            self._consumers.append(self._call("create_consumer", name=self._name("app"))["consumer_id"])
-        if len(self._keys) < 2:
-            self._keys.append(self._call("create_key", name=self._name("key"), generation="System"))
-        key = self._random.choice(self._keys)
-        choices = ["update_key", "disable_key" if key["status"] == "Enable" else "enable_key", "tick"]
-        choices += ["unbind_consumer"] if key["consumer"] else ["bind_consumer"]
-        choices += ["delete_key"] * 2 if key["status"] == "Disable" and not key["consumer"] else []
-        choice = self._random.choice(choices)
-        if choice == "tick":
-            out({"call": "tick"})
-            invoke(self._template.function("sync_credentials"), self._handlers["sync_credentials"], TICK)
-            out({"done": "tick"})
-            return
+    def step(self, wanted: Collection[str] = ()) -> str:
+        """One change, or a tick of the timer; one of those that are wanted, if any of them is legal now."""
+        fit = {
+            "update_key": self._keys,
+            "enable_key": [key for key in self._keys if key["status"] == "Disable"],
+            "disable_key": [key for key in self._keys if key["status"] == "Enable"],
+            "bind_consumer": [key for key in self._keys if not key["consumer"]] if self._consumers else [],
+            "unbind_consumer": [key for key in self._keys if key["consumer"]],
+            "delete_key": [key for key in self._keys if key["status"] == "Disable" and not key["consumer"]],
+        }
+        legal = [call for call in CALLS if fit.get(call, True)] if self._consumers else ["create_consumer"]
+        call = self._random.choice([call for call in legal if call in wanted] or legal)
+        self._made += 1
+        if call in ("tick", "follow"):
+            self._tick(call)
+        elif call == "create_consumer":
+            self._consumers.append(self._call(call, name=f"app-{self._name}-{self._made}")["consumer_id"])
+        elif call == "create_key":
+            self._keys.append(self._call(call, name=f"key-{self._name}-{self._made}", generation="System"))
+        else:
+            self._change(call, self._random.choice(fit[call]))
+        return call
+
+    def _change(self, call: str, key: dict[str, Any]) -> None:
         more = {
             "update_key": {"description": f"{self._random.random()}"},
-            "bind_consumer": {"consumer_id": self._consumers[0]},
-        }.get(choice, {})  # fmt: skip
-        after = self._call(choice, key_id=key["key_id"], **more)
+            "bind_consumer": {"consumer_id": self._random.choice(self._consumers)} if self._consumers else {},
+        }.get(call, {})
+        after = self._call(call, key_id=key["key_id"], **more)
         self._keys.remove(key)
-        if choice != "delete_key":
+        if call != "delete_key":
             self._keys.append(after)
 
-    def _name(self, kind: str) -> str:
-        self._made += 1
-        return f"{kind}-{self._seed}-{self._made}"
+    def _tick(self, call: str) -> None:
+        said: dict[str, Any] = {}
+        if call == "follow":
+            said = {"credential": f"cred-{self._number}", "content": f"{CANARIES['content']}-{self._name}-{self._made}"}
+        self._say(call=call, **said)
+        if said:
+            wiring.services().ssm.call(
+                "UpdateSecret", SecretName=said["credential"], VersionId="v1", SecretString=said["content"]
+            )
+        report = self._functions.call("sync_credentials", TICK)
+        if report.get("errors") or report.get("audit_error"):
+            raise RuntimeError(f"{call}: {report}")
+        # With another writer's tick under way this one only publishes.
+        self._say(done=call, followed=report["lease"] == "held", **said)
 
     def _call(self, function: str, **fields: Any) -> Any:
-        out({"call": function, **fields})
-        answer = invoke(
-            self._template.function(function), self._handlers[function], {"gateway_id": "default", **fields}
-        )
+        self._say(call=function, **fields)
+        answer = self._functions.call(function, {"gateway_id": "default", **fields})
         if isinstance(answer, dict) and "code" in answer:
             raise RuntimeError(f"{function}: {answer}")
-        out({"done": function, "answer": answer, **fields})
+        self._say(done=function, answer=answer, **fields)
         return answer
+
+    def _say(self, **line: Any) -> None:
+        out({"writer": self._number, **line})
+        if "done" in line:
+            self._acknowledged()
 
 
 def out(line: dict[str, Any]) -> None:
-    """One write, so that a killed process leaves whole lines."""
+    """One write, so that a killed process leaves whole lines, and two do not mix theirs."""
     os.write(REPORT, json.dumps(line).encode() + b"\n")
 
 
-def run(order: dict[str, Any]) -> None:
-    """Changes until it is killed."""
-    if "point" in order:
-        left = [order["visit"]]
-        proxy = proxied() if order["point"].startswith("confirmation.") else None
-
-        def hook(point: str) -> None:
-            if proxy is not None and point == "change.before-commit":
-                proxy.lose = proxy.lost == 0
-            if point == order["point"]:
-                left[0] -= 1
-                if left[0] == 0:
-                    out({"at": point})
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        failpoints.install(hook)
-    operator = Operator(order["seed"])
-    out({"ready": True})
-    while True:
-        operator.step()
+def run(functions: Functions, order: dict[str, Any], number: int, acknowledged: Callable[[], object], go: int) -> None:
+    """Changes until it is killed, or the one call of the order."""
+    random.seed(os.urandom(8))  # pauses before a repetition are random, also between the writers
+    if "point" in order or "count" in order:
+        failpoints.install(deadly(order))
+    if "event" in order:
+        functions.call(order["function"], order["event"])
+        return
+    operator = Operator(functions, order["seed"], number, acknowledged)
+    for made in itertools.count():
+        if made == order.get("changes"):
+            os.read(go, 1)
+        operator.step(order.get("wanted", ()))
         if order.get("point", "").startswith("reseal."):
             data_keys.rotate(wiring.services(), -1, 1)
+
+
+def deadly(order: dict[str, Any]) -> Callable[[str], None]:
+    """The hook that kills this process where the order says."""
+    point, left = order.get("point"), [int(order.get("visit", order.get("count", 1)))]
+    proxy = proxied() if str(point).startswith("confirmation.") else None
+
+    def hook(reached: str) -> None:
+        if proxy is not None and reached == "change.before-commit":
+            proxy.lose = proxy.lost == 0
+        if point in (None, reached):
+            left[0] -= 1
+            if left[0] == 0:
+                out({"at": reached})
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return hook
 
 
 def proxied() -> LosingProxy:
@@ -118,29 +176,75 @@ def proxied() -> LosingProxy:
     return proxy
 
 
-def killed(order: dict[str, Any]) -> int:
-    """The signal that ended a run, or 0."""
-    child = os.fork()
-    if child == 0:
-        try:
-            run(order)
-        except BaseException as error:  # noqa: BLE001 - the parent shows it
-            out({"error": repr(error)})
-        finally:
-            os._exit(1)
-    descriptor = os.pidfd_open(child)
-    ended, _, _ = select.select([descriptor], [], [], order.get("after", RUN_SECONDS_MAX))
-    os.close(descriptor)
-    if not ended:
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+class Child:
+    """A forked process that does what an order says."""
+
+    def __init__(self, functions: Functions, order: dict[str, Any], number: int) -> None:
+        self._acknowledged, theirs = os.pipe()  # a byte for each acknowledged change
+        go, self._go = os.pipe()  # a byte when it may go on
+        self._pid = os.fork()
+        if self._pid == 0:
+            status = 1
+            try:
+                run(functions, order, number, lambda: os.write(theirs, b"."), go)
+                status = 0
+            except BaseException as error:  # noqa: BLE001 - the parent shows it
+                out({"error": repr(error)})
+            finally:
+                os._exit(status)
+        os.close(theirs)
+        os.close(go)
+        self.ended = os.pidfd_open(self._pid)
+
+    def wait(self, changes: int) -> None:
+        """Returns after so many acknowledged changes, or when it ended."""
+        while changes > 0:
+            ready, _, _ = select.select([self._acknowledged, self.ended], [], [], RUN_SECONDS_MAX)
+            if self._acknowledged not in ready:
+                return
+            changes -= len(os.read(self._acknowledged, changes))
+
+    def go_on(self) -> None:
+        """It may make more changes than the order says."""
+        os.write(self._go, b".")
+
+    def kill(self) -> int:
+        """The signal that ended it, or 0."""
+        signal.pidfd_send_signal(self.ended, signal.SIGKILL)
+        _, status = os.waitpid(self._pid, 0)
+        os.close(self.ended)
+        os.close(self._acknowledged)
+        os.close(self._go)
+        return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+
+
+def ended(functions: Functions, order: dict[str, Any]) -> list[int]:
+    """The signals that ended those who did what an order says."""
+    children = [Child(functions, order, number) for number in range(order.get("writers", 1))]
+    if "after" in order:
+        for child in children:
+            child.wait(order["changes"])
+    for child in children if "after" in order else children[:1]:
+        child.go_on()
+    select.select([child.ended for child in children], [], [], order.get("after", RUN_SECONDS_MAX))
+    return [child.kill() for child in children]
+
+
+def warm(functions: Functions) -> None:
+    """Makes every kind of call once. Whoever is forked has connections and data keys of its own."""
+    operator, missing = Operator(functions, 0, 0, lambda: None), set(CALLS)
+    while missing:
+        missing.discard(operator.step(missing))
+    wiring.close()
+    gc.freeze()  # what is here is shared with all who are forked
 
 
 if __name__ == "__main__":
     REPORT = os.dup(1)
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - the log of the functions is of no interest
-    warm = Operator(0)  # imports everything; the runs make connections of their own
+    TEMPLATE = load_template(ROOT / "template.yaml")
+    FUNCTIONS = Functions(TEMPLATE, load_handlers(ROOT / "functions", TEMPLATE))
+    warm(FUNCTIONS)
+    out({"ready": True})
     for text in sys.stdin:
-        number = killed(json.loads(text))
-        out({"ended": number})
+        out({"ended": ended(FUNCTIONS, json.loads(text))})

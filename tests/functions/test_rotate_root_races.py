@@ -14,7 +14,7 @@ import pytest
 from consumer_keys import audit, failpoints, operator_admin, root_rotation
 from consumer_keys.secret import Secret
 from tests.conftest import Api
-from tests.crashes.test_kills import published, stored
+from tests.crashes.expected import published, stored
 from tests.databases import rows_of
 from tests.functions.helpers import check_counted, pointer, sql
 from tests.functions.rotation import Killed, Reader, elsewhere, killed_at
