@@ -117,7 +117,7 @@ def _after(line: dict[str, Any], ident: str, before: dict[str, Any] | None) -> d
     call = str(line.get("done", line.get("call")))
     if call == "delete_key":
         return None
-    fresh = {"name": line.get("name"), "status": "Enable", "description": ""}
+    fresh = {"name": line.get("name"), "status": line.get("status", "Enable"), "description": ""}
     changes: dict[str, dict[str, Any]] = {
         "create_consumer": {**fresh, "consumer_id": ident},
         "create_key": {**fresh, "consumer_id": None},

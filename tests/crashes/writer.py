@@ -85,7 +85,9 @@ class Operator:
         elif call == "create_consumer":
             self._consumers.append(self._call(call, name=f"app-{self._name}-{self._made}")["consumer_id"])
         elif call == "create_key":
-            self._keys.append(self._call(call, name=f"key-{self._name}-{self._made}", generation="System"))
+            status = self._random.choice(("Enable", "Disable"))
+            name = f"key-{self._name}-{self._made}"
+            self._keys.append(self._call(call, name=name, generation="System", status=status))
         else:
             self._change(call, self._random.choice(fit[call]))
         return call

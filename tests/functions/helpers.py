@@ -117,7 +117,7 @@ def put_object(deployment: Deployment, name: str, data: bytes) -> None:
 
 def pointer(deployment: Deployment) -> dict[str, Any]:
     """The manifest that the bucket holds now."""
-    manifest: dict[str, Any] = json.loads(objects(deployment)[POINTER])["manifest"]
+    manifest: dict[str, Any] = json.loads(deployment.cloud.cos.get_object(BUCKET, POINTER))["manifest"]
     return manifest
 
 

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import pytest
 
 from ckeys.deployment import Deployment
-from consumer_keys import failpoints
 from tencent_emulator.pytest_plugin import TestClock
 from tests.cloud_api.test_answers import Cloud
 from tests.conftest import Answer, Api
@@ -183,41 +182,6 @@ def test_64_requests_at_once_with_one_key_make_one_row_and_get_one_answer(api: A
     assert len(sql(api.deployment, f"SELECT * FROM {table}")) == 1
     assert len(sql(api.deployment, "SELECT * FROM idempotency")) == 1
     assert api(f"list_{path}", "GET", f"/{path}").body["total_count"] == 1
-
-
-class Crash(BaseException):
-    """The process is gone, as far as the request is concerned."""
-
-
-@pytest.mark.parametrize(
-    "point",
-    ["change.before-commit", "change.after-commit", "overlay.before-write", "pointer.before-write",
-     "pointer.after-write", "publication.before-commit"],
-)  # fmt: skip
-def test_a_retry_after_a_crash_in_the_middle_completes(api: Api, clock: TestClock, point: str) -> None:
-    consumer = api.create_consumer()
-    api.put_credential("cred", "content-Zq7x9Lk3")
-    body = {"name": "first", "generation": "KMS", "credential": {"name": "cred", "version": "v1"}}
-    given = Post("create_key", "/keys", body, "/keys", body, None)
-
-    def crash(reached: str) -> None:
-        if reached == point:
-            raise Crash
-
-    failpoints.install(crash)
-    try:
-        with pytest.raises(Crash):
-            send(api, given)
-    finally:
-        failpoints.install(None)
-    clock.shift(61)  # the lease of whoever died runs out
-    answer = send(api, given)
-    assert answer.status == 201
-    assert api("list_keys", "GET", "/keys").body["total_count"] == 1
-    state = api("get_status", "GET", "/v1/status").body
-    assert state["snapshot"]["revision"] == state["revision"]  # published without waiting for a tick
-    api.bind(answer.body, consumer)
-    assert api.validate("content-Zq7x9Lk3").status == 200
 
 
 def test_the_value_of_a_new_key_whose_answer_was_lost_is_recovered_by_reveal(api: Api) -> None:

@@ -101,6 +101,7 @@ def _run(function: str, app: Services, request: web.Request, request_id: str, no
     except Replayed as replay:
         if action.again is None:
             raise
+        app.publish_pending()  # the first attempt may have ended between its commit and its publication
         return action.again(replay.body)
     except Problem as problem:
         if action.denied is not None and problem.status != BAD_REQUEST:
