@@ -129,6 +129,27 @@ class _WithoutGoneConsumers(SnapshotReads):
         return {ident: record for ident, record in changed.items() if record is not None}
 
 
+class NoGuard(Publisher):
+    """Publishes a snapshot however much it lost."""
+
+    def publish(self, *, heartbeat: bool = False, may_shrink: bool = False) -> Outcome | None:
+        return super().publish(heartbeat=heartbeat, may_shrink=True)
+
+
+class OverrideIgnored(Publisher):
+    """Refuses also what an operator lets pass."""
+
+    def publish(self, *, heartbeat: bool = False, may_shrink: bool = False) -> Outcome | None:
+        return super().publish(heartbeat=heartbeat)
+
+
+class NotRenewed(Publisher):
+    """Lets the last snapshot become old while the guard holds."""
+
+    def _renew(self, turn: Any, state: Any) -> None:
+        pass
+
+
 class GoesBack(SnapshotCache):
     """A reader that takes whatever pointer it finds."""
 
@@ -150,6 +171,6 @@ class Mixes(SnapshotCache):
 # ForgetsTooMuch needs a tick, a new base and a pause at one certain step: the interleavings find it.
 PUBLISHERS = (
     PointerFirst, VersionWithoutLock, VersionNotAboveTheBucket, NoHeartbeat, TwoReads, BaseNotLookedFor,
-    RemovalsForgotten, ConsumersKept,
+    RemovalsForgotten, ConsumersKept, NoGuard, OverrideIgnored, NotRenewed,
 )  # fmt: skip
 READERS = (GoesBack, Mixes)

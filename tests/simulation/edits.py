@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from consumer_keys.roots import Digests
@@ -110,6 +111,39 @@ class Edit:
 
     def _status(self) -> str:
         return self._choices.of("status", ("Enable", "Disable"))
+
+
+class MassRemoval(Edit):
+    """All values but those of a few keys are gone at once, or end."""
+
+    def __call__(self, db: Change) -> None:
+        keys = _found(db, "SELECT key_id FROM consumer_keys WHERE generation = 'Custom' ORDER BY key_id")
+        how, left = self._choices.of("how", ("end", "end", "delete")), self._choices.of("left", (3, 8))
+        for key_id in keys[left:]:
+            if how == "delete":
+                db.delete_key(key_id)
+                continue
+            for digest in db.values_of(key_id):
+                db.end_value(digest, db.now_ms + 300_000)
+        db.update_key(keys[0], name=f"name-{self._number}")
+        db.audit("key.update", GATEWAY, keys[0], None)
+        self.text = f"{how} all keys but {left}"
+
+
+def bring_back(digests: set[bytes]) -> Callable[[Change], None]:
+    """The change that undoes a removal: the values have no end any more, or are given to some key."""
+
+    def work(db: Change) -> None:
+        key_id = _found(db, "SELECT min(key_id) FROM consumer_keys WHERE generation = 'Custom'")[0]
+        there = {bytes(digest) for digest in _found(db, "SELECT digest FROM key_values")}
+        for digest in sorted(digests):
+            if digest in there:
+                db.end_value(digest, None)
+            else:
+                db.add_value(key_id, Digests(digest, None))
+        db.audit("key.update", GATEWAY, key_id, None)
+
+    return work
 
 
 KINDS = (

@@ -9,6 +9,7 @@ from typing import Any
 
 from consumer_keys.snapshot import ConsumerRecord, KeyRecord, id_bytes, unpack_consumer, unpack_key
 from consumer_keys.snapshot_cache import Snapshot
+from consumer_keys.store.publication import UNRECORDED
 
 PREFIX = "consumer-keys/"
 State = tuple[dict[bytes, Any], dict[bytes, Any], dict[bytes, Any]]
@@ -25,6 +26,7 @@ class Oracle:
         self._connection = connection
         self.states: dict[int, list[State]] = {}
         self.pointers: dict[int, tuple[Any, ...]] = {}
+        self._renewals: set[int] = set()  # versions that name what an earlier one named
         self.lost: set[str] = set()  # objects that somebody took away
         self.restores = False  # whether the database is brought back to older copies
         self._digests: set[bytes] = set()  # of every value that ever was, also of those that are gone
@@ -42,19 +44,61 @@ class Oracle:
             self._digests |= state[0].keys()
             self._idents |= state[1].keys()
 
-    def note_pointer(self, data: bytes, objects: Mapping[str, bytes]) -> None:
-        """A version is given out once, and a higher one never carries an older state."""
+    def note_pointer(self, data: bytes, objects: Mapping[str, bytes], *, may_shrink: bool) -> None:
+        """A version is given out once, and a higher one never carries an older state, nor one that lost too much."""
         manifest = json.loads(data)["manifest"]
         version, revision = manifest["version"], manifest["revision"]
         named = (revision, manifest["base"]["name"], manifest["overlay"]["name"])
         missing = {PREFIX + name for name in named[1:]} - objects.keys() - self.lost
         if missing:
             raise Violation(f"version {version} names objects that are not in the bucket: {missing}")
+        if version not in self.pointers and named in self.pointers.values():
+            self._renewals.add(version)
         if self.pointers.setdefault(version, named) != named:
             raise Violation(f"version {version} was given out twice: {self.pointers[version]} and {named}")
         for other, (other_revision, *_) in self.pointers.items():
-            if (other < version and other_revision > revision) or (other > version and other_revision < revision):
+            first, second = sorted([(other, other_revision), (version, revision)])
+            if first[1] > second[1] and not self.is_excused(first[0], second[0]):
                 raise Violation(f"versions {other}, {version} carry revisions {other_revision}, {revision}")
+
+        if not may_shrink and not self.restores and all(self._losses(version, self._lasting(revision))):
+            raise Violation(f"version {version} has only {self._lasting(revision)} values")
+
+    def is_excused(self, version: int, later: int) -> bool:
+        """Whether the later one may carry an older state: a known limit of renewals while the shrink guard holds.
+
+        What is renewed is the pointer in the bucket or the last one that was recorded. If a publisher died after it
+        wrote a pointer and before it recorded that, and another pointer then took its place late, nobody knows it.
+        """
+        row = self._connection.execute("SELECT revision FROM publications WHERE version = ?", (version,)).fetchone()
+        return later in self._renewals and row == (UNRECORDED,)
+
+    def guard_may_hold(self) -> bool:
+        """Whether so many values are gone that what the database holds now may not be published."""
+        newest = max(self.pointers, default=0) + 1
+        return not self.restores and any(self._losses(newest, self._lasting(revision_of(self._connection))))
+
+    def _losses(self, version: int, after: int) -> list[bool]:
+        """Whether this is too few against the last pointer, and against the last publication that was recorded.
+
+        They differ when a publisher died between the two; then the guard may hold, but need not.
+        """
+        last = max((other for other in self.pointers if other < version), default=None)
+        recorded = self._connection.execute("SELECT published_count FROM deployment").fetchone()[0]
+        counts = (recorded, recorded if last is None else self._lasting(self.pointers[last][0]))
+        return [before - after > 10 and before - after > 0.3 * before for before in counts]
+
+    def _lasting(self, revision: int) -> int:
+        states = self.states.get(revision)
+        return 0 if not states else sum(record.ends_at == 0 for record in states[-1][0].values())
+
+    def gone(self, revision: int) -> set[bytes]:
+        """Values that were accepted without an end at this revision, and are no longer."""
+        then, now = (
+            {digest for digest, record in self.states[at][-1][0].items() if record.ends_at == 0}
+            for at in (revision, revision_of(self._connection))
+        )
+        return then - now
 
     def check_counters(self) -> None:
         """What changes count up and down is what a count of the rows finds."""

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from consumer_keys import sync
+from consumer_keys.audit_chain import GENESIS, first_fault
 from consumer_keys.errors import CloudFailure
 from consumer_keys.follow import Pace
 from consumer_keys.operators import system_caller
@@ -23,7 +24,7 @@ from consumer_keys.snapshot_cache import SnapshotCache
 from consumer_keys.store.change import Change
 from tests.simulation.choices import Choices
 from tests.simulation.edges import ENVIRONMENT, Bucket, Late, Reader, Store, publisher_of
-from tests.simulation.edits import GATEWAY, Edit
+from tests.simulation.edits import GATEWAY, Edit, MassRemoval, bring_back
 from tests.simulation.oracle import PREFIX, Violation
 from tests.simulation.scheduler import Scheduler, Task, biased
 from tests.simulation.world import KMS_KEY, LOOKUP_KEY, Faults, World
@@ -64,18 +65,20 @@ class History:
 
     def __init__(
         self, world: World, choices: Choices, *, publisher: type[Publisher] = Publisher,
-        reader: type[SnapshotCache] = SnapshotCache, restores: bool = False,
+        reader: type[SnapshotCache] = SnapshotCache, restores: bool = False, many_keys: bool = False,
     ) -> None:  # fmt: skip
         """`publisher` and `reader` are the real ones, or broken ones that the simulation has to find out.
 
-        With `restores` the database is brought back to an older copy now and then; otherwise that is rare.
+        With `restores` the database is brought back to an older copy now and then, with `many_keys` so many values go
+        that the shrink guard holds; otherwise that is rare.
         """
         self.world, self.choices, self.kind = world, choices, publisher
         self.trace: list[str] = []
-        world.reset(choices)
+        self.many = choices.chance("many keys", 1 if many_keys else 0.03)
+        world.reset(choices, "many keys" if self.many else "start")
         world.readers = [Reader(world, reader) for _ in range(2)]
         self.skewed = choices.chance("skewed", 0.1)
-        self.restores = choices.chance("restores", 0.1) or restores
+        self.restores = choices.chance("restores", 1 if restores else 0.1) and not self.many
         world.oracle.restores = self.restores
         world.stale_reads = not self.restores and choices.chance("stale reads", 0.2)
         self.saved = False
@@ -85,8 +88,13 @@ class History:
         for number in range(schedules):
             self._between()
             self._one()
-            if self.choices.chance("recovers", 0.1) or number == schedules - 1:
+            last = number == schedules - 1
+            if self.choices.chance("recovers", 0.1) or last:
                 self._recover()
+                if self.choices.chance("is released", 0.5) or last:
+                    self._release()
+        if self.choices.chance("audit log", 0.05):
+            self._check_audit_log()
 
     def _one(self) -> None:
         choices, world = self.choices, self.world
@@ -96,8 +104,19 @@ class History:
         world.step_ms_max = choices.of("longest step", (60, 60, 60, 12_000))
         tasks = [self._task(f"change {n}", self._change) for n in range(choices.of("changes", (1, 1, 2)))]
         tasks += [self._task(f"tick {n}", self._tick) for n in range(choices.of("ticks", (0, 0, 1, 1, 2)))]
+        if self.many:
+            tasks += self._shrinking()
         tasks += [self._task(f"reader {n}", self._look(reader)) for n, reader in enumerate(world.readers)]
         self._play(tasks, choices.of("probability to stay", (0.3, 0.8, 0.95)))
+
+    def _shrinking(self) -> list[Task]:
+        """A removal of many values beside the changes, and an operator who lets the snapshot shrink."""
+        tasks = []
+        if self.choices.chance("mass removal", 0.4):
+            tasks.append(self._task("mass removal", lambda task: self._change(task, MassRemoval)))
+        if self.choices.chance("operator", 0.15):
+            tasks.append(self._task("operator", self._override))
+        return tasks
 
     def _task(self, name: str, run: Callable[[Task], Any]) -> Task:
         skews = (-AHEAD_MS, AHEAD_MS, -DAY_MS, DAY_MS)
@@ -124,7 +143,13 @@ class History:
             world.now_ms += 2 * DAY_MS
         elif event == "many changes":
             bulk(world)
-        elif event == "base lost" and (base := world.database().base) is not None and not world.stale_reads:
+        elif (
+            event == "base lost"
+            and (base := world.database().base) is not None
+            and not world.stale_reads
+            and not self.many
+        ):
+            # (While the guard holds, nothing can take the place of a base that is lost.)
             world.objects.pop(PREFIX + base.name, None)
             world.oracle.lost.add(PREFIX + base.name)
         elif event == "old pointer":
@@ -153,10 +178,10 @@ class History:
             world.past.clear()  # nor will anything from before it still arrive: a restore takes longer than a write
             world.oracle.note_state()
 
-    def _change(self, task: Task) -> None:
+    def _change(self, task: Task, kind: type[Edit] = Edit) -> None:
         choices, world = self.choices, self.world
         world.mutations += 1
-        edit = Edit(choices, world.mutations)
+        edit = kind(choices, world.mutations)
         try:
             _, revision = Store(world).change(CALLER, world.now_ms + task.clock_offset_ms, edit)
         except CloudFailure:
@@ -179,6 +204,10 @@ class History:
         for work in (lambda: publisher.publish(heartbeat=True), publisher.clean_up):
             with suppress(CloudFailure, PublicationRefused):
                 work()
+
+    def _override(self, task: Task) -> None:
+        with suppress(CloudFailure, PublicationRefused):
+            publisher_of(self.world, task, self.kind).publish(heartbeat=True, may_shrink=True)
 
     def _app(self, task: Task, publisher: Publisher) -> Any:
         world = self.world
@@ -228,24 +257,55 @@ class History:
             # The fault ends when what a wrong clock wrote down does: a lease that was taken under one that is ahead
             # lasts so much longer. (One of a clock that is further ahead is known to be wrong, and taken over.)
             world.now_ms += AHEAD_MS
+        self._tick_and_check(whole=whole)
+        world.stale_reads = stale
+
+    def _release(self) -> None:
+        """While the guard holds: the values come back, or an operator lets them go. Then everything is published."""
+        world, state = self.world, self.world.database()
+        world.stale_reads, stale = False, world.stale_reads
+        if state.published_revision != state.revision and self.choices.chance("brought back", 0.5):
+            work = bring_back(world.oracle.gone(state.published_revision))
+            world.store.change(CALLER, world.now_ms, work)
+            world.oracle.note_state()
+            self._tick_and_check(whole=False)
+            state = world.database()
+        if state.published_revision != state.revision:
+            self._play([Task("operator", self._override)], 1.0)
+            if world.oracle.guard_may_hold():
+                raise Violation("an operator let the snapshot shrink, and it was refused")
+            self._tick_and_check(whole=False)
+        world.stale_reads = stale
+
+    def _tick_and_check(self, *, whole: bool) -> None:
+        """One tick; then all are up to date, or the guard keeps the last snapshot in force."""
+        world = self.world
         world.now_ms += 60_000
         self._play([Task("recovery", self._full_tick if whole else self._publishing_tick)], 1.0)
         state = world.database()
-        if state.published_revision != state.revision:
+        if state.published_revision != state.revision and not world.oracle.guard_may_hold():
             raise Violation(f"revision {state.revision} is not published after a tick: {state.published_revision}")
         for reader in [*world.readers, Reader(world)]:
             reader.look()
-            if reader.revision != state.revision or reader.version != state.published_version:
+            if reader.revision != state.published_revision or reader.version != state.published_version:
                 raise Violation(f"a reader is at {reader.version, reader.revision}, the database at {state}")
             if reader.age_ms() > 60_000:
                 raise Violation(f"what a reader holds after a tick is {reader.age_ms()} ms old")
-        world.stale_reads = stale
+
+    def _check_audit_log(self) -> None:
+        """Every row follows the one before it, and the last is the one that is counted."""
+        fault = self.world.store.audit_log(lambda log: first_fault(log.rows(), (0, GENESIS), (), log.counted()))
+        if fault is not None:
+            raise Violation(f"the audit log is broken: {fault.text}")
 
     def _publishing_tick(self, task: Task) -> None:
         publisher = publisher_of(self.world, task, self.kind)
         for _ in range(50):  # as the tick does: another publisher may have died at it
-            if publisher.publish(heartbeat=True) is not None:
-                return
+            try:
+                if publisher.publish(heartbeat=True) is not None:
+                    return
+            except PublicationRefused:
+                return  # by the shrink guard, if that is right
             self.world.now_ms += 500
 
     def _full_tick(self, task: Task) -> None:

@@ -75,9 +75,9 @@ def play(world: World, seed: int) -> None:
         raise AssertionError(f"seed {seed}, recorded in {record}: {error}\n{steps}") from error
 
 
-def test_a_recorded_history_that_once_failed_holds(world: World) -> None:
-    for path in sorted((HERE / "failing").glob("*.json")):
-        History(world, Recorded(path.read_text(encoding="utf-8"))).run()
+@pytest.mark.parametrize("path", sorted((HERE / "failing").glob("*.json")), ids=lambda path: path.stem)
+def test_a_recorded_history_that_once_failed_holds(world: World, path: Path) -> None:
+    History(world, Recorded(path.read_text(encoding="utf-8"))).run()
 
 
 @pytest.mark.parametrize("part", range(PARTS))

@@ -7,6 +7,7 @@ each look of a reader it checks that the reader holds exactly one state of the d
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,18 +16,19 @@ from consumer_keys.errors import Unavailable
 from consumer_keys.keytext import lookup_digest
 from consumer_keys.operators import system_caller
 from consumer_keys.roots import Digests
+from consumer_keys.snapshot import POINTER
 from consumer_keys.store.change import Change
 from consumer_keys.store.database import Database
 from consumer_keys.store.publication import Published
 from tests.simulation.choices import Choices
 from tests.simulation.edges import Late, Reader, publisher_of
 from tests.simulation.edits import GATEWAY, new_consumer, new_key, value
-from tests.simulation.oracle import Oracle
+from tests.simulation.oracle import PREFIX, Oracle
 from tests.simulation.scheduler import Killed, Scheduler, Task
 
 LOOKUP_KEY = b"l" * 32
 START_MS = 1_800_000_000_000
-KEYS, CONSUMERS = 4, 2
+KEYS, MANY_KEYS, CONSUMERS = 4, 24, 2
 KMS_KEY = "secret-000000000000ff"
 
 
@@ -45,7 +47,7 @@ class Faults:
 
 
 class World:
-    """One deployment. `reset` brings it back to the prepared state: four bound keys, published."""
+    """One deployment. `reset` brings it back to the prepared state: a few bound keys, or many, published."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -60,10 +62,9 @@ class World:
         self._images: dict[str, sqlite3.Connection] = {}
         self.readers: list[Reader] = []
         self._fresh(Choices(0))
-        self.store.change(system_caller("simulation", ""), self.now_ms, self._seed)
-        publisher_of(self, None).publish(heartbeat=True)
-        self.save("start")
-        self._objects = dict(self.objects)
+        self._objects: dict[str, dict[str, bytes]] = {}
+        self._prepare("start", self._seed)
+        self._prepare("many keys", self._seed_many)
 
     def close(self) -> None:
         """Releases the database."""
@@ -85,15 +86,22 @@ class World:
         self.mutations = 0
         self.credential = b"content-0"
 
-    def reset(self, choices: Choices) -> None:
-        """Back to the start; from here on these choices are made."""
+    def _prepare(self, name: str, work: Callable[[Change], None]) -> None:
+        self.store.change(system_caller("simulation", ""), self.now_ms, work)
+        publisher_of(self, None).publish(heartbeat=True)
+        self.save(name)
+        self._objects[name] = dict(self.objects)
+
+    def reset(self, choices: Choices, start: str = "start") -> None:
+        """Back to a start; from here on these choices are made."""
         for reader in self.readers:
             reader.cache.close()
         self.readers = []
         self._fresh(choices)
-        self.restore("start")
-        self.objects = dict(self._objects)
+        self.restore(start)
+        self.objects = dict(self._objects[start])
         self.oracle.note_state()
+        self.oracle.note_pointer(self.objects[PREFIX + POINTER], self.objects, may_shrink=True)
 
     def save(self, name: str) -> None:
         """A copy of the database."""
@@ -124,12 +132,25 @@ class World:
         db.audit("key.create", GATEWAY, KMS_KEY, None)
         db.add_value(KMS_KEY, Digests(lookup_digest(LOOKUP_KEY, GATEWAY, self.credential), None))
 
+    def _seed_many(self, db: Change) -> None:
+        for number in range(KEYS + 1, MANY_KEYS + 1):
+            self._add_key(db, number)
+        db.audit("key.create", GATEWAY, KMS_KEY, None)
+
     def _add_key(self, db: Change, number: int) -> None:
         key_id, consumer_id = f"secret-{number:014x}", f"consumer-{number % CONSUMERS + 1:014x}"
         new_key(db, key_id, f"key-{number}", consumer_id)
         db.add_value(key_id, value(number))
 
     # Steps
+
+    def is_operator(self) -> bool:
+        """Whether an operator is at work, who lets the snapshot shrink."""
+        return (
+            self.scheduler is not None
+            and self.scheduler.current is not None
+            and (self.scheduler.current.name == "operator")
+        )
 
     def step(self, what: str) -> None:
         """Time goes on, others may move, a late write may arrive."""
