@@ -20,6 +20,9 @@ TOKEN68 = frozenset(BASE62.encode() + b"-._~+/=")
 _TOKEN68_BYTES = bytes(sorted(TOKEN68))
 # Byte -> base62 digit; 255 for what is none.
 _DIGITS = bytes(BASE62.encode().find(byte) % 256 for byte in range(256))
+# Byte -> its base62 character, each of them four times; the bytes behind have none.
+_REJECTED = bytes(range(248, 256))
+_CHARS = BASE62.encode() * 4 + _REJECTED
 VALUE_BYTES_MIN, VALUE_BYTES_MAX = 8, 256
 BODY_CHARS, CHECKSUM_CHARS = 32, 6
 MASK = "****"
@@ -32,10 +35,10 @@ RandomBytes = Callable[[int], bytes]
 
 def random_base62(length: int, random_bytes: RandomBytes) -> str:
     """`length` base62 characters, uniform: bytes of 248 and above are rejected, since 256 is no multiple of 62."""
-    chars: list[str] = []
+    chars = b""
     while len(chars) < length:
-        chars += [BASE62[byte % 62] for byte in random_bytes(2 * length) if byte < 248]
-    return "".join(chars[:length])
+        chars += random_bytes(2 * length).translate(_CHARS, _REJECTED)
+    return chars[:length].decode()
 
 
 def checksum(text: str) -> str:
