@@ -25,7 +25,7 @@ _REJECTED = bytes(range(248, 256))
 _CHARS = BASE62.encode() * 4 + _REJECTED
 VALUE_BYTES_MIN, VALUE_BYTES_MAX = 8, 256
 BODY_CHARS, CHECKSUM_CHARS = 32, 6
-MASK = "****"
+MASK, MASK_SHOWS = "****", 3
 _SHA256_BLOCK = 64
 _INNER_PAD, _OUTER_PAD = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))
 _GATEWAYS_REMEMBERED_MAX = 64
@@ -89,7 +89,7 @@ def foreign_fault(value: str, prefix: str) -> str | None:
 
 def masked(value: str) -> str:
     """First 3 + `****` + last 3 characters; only `****` when that would show half of the value or more."""
-    return f"{value[:3]}{MASK}{value[-3:]}" if len(value) > 12 else MASK
+    return f"{value[:MASK_SHOWS]}{MASK}{value[-MASK_SHOWS:]}" if len(value) > 4 * MASK_SHOWS else MASK
 
 
 def lookup_digest(lookup_key: bytes, gateway_id: str, value: bytes) -> bytes:

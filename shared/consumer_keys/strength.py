@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 import re
 
+from consumer_keys.keytext import MASK, MASK_SHOWS, masked
+
 _KEYBOARD = (
     "qwertyuiop", "asdfghjkl", "zxcvbnm", "1234567890",
     # Columns: each downwards, each upwards, down one and up the next.
@@ -73,6 +75,23 @@ def weakness(value: str, bits_min: float) -> str | None:
 
 def estimated_bits(value: str) -> float:
     """A lower estimate of the bits that somebody who knows these patterns has to guess."""
+    fresh, bits, known = _measured(value)
+    return fresh * bits + known
+
+
+def custom_mask(value: str, bits_min: float) -> str:
+    """`masked`, or `****` alone when what it hides is worth less than the floor: nobody gets a head start from a mask.
+
+    What is hidden counts by itself, and as part of the value: of a common word the visible letters tell the rest.
+    """
+    fresh, bits, known = _measured(value)
+    in_context = max(0, fresh - 2 * MASK_SHOWS) * bits + known
+    hidden = min(in_context, estimated_bits(value[MASK_SHOWS:-MASK_SHOWS]))
+    return masked(value) if hidden >= bits_min else MASK
+
+
+def _measured(value: str) -> tuple[int, float, int]:
+    """How many characters have to be guessed, the bits of each, and those of the words and days in between."""
     text, words = _without_words(value)
     dates = len(set(_DATE.findall(text)))
     text = _DATE.sub(lambda date: _GUESSED * len(date[0]), text)
@@ -82,7 +101,7 @@ def estimated_bits(value: str) -> float:
     guessable = _walked(text, 1) | _walked(text, 2) | _repeated(text)
     guessable |= {place + 1 for place in guessable if text[place + 1 : place + 2] in _JOINTS}
     fresh = sum(char != _GUESSED and place not in guessable for place, char in enumerate(text))
-    return fresh * math.log2(_alphabet(unknown)) + _WORD_BITS * words + _DATE_BITS * dates
+    return fresh, math.log2(_alphabet(unknown)), _WORD_BITS * words + _DATE_BITS * dates
 
 
 def _without_words(value: str) -> tuple[str, int]:

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer_keys.keytext import TOKEN68, make_system_value
-from consumer_keys.strength import estimated_bits, weakness
-from tests.unit.weak_values import CLASSES, weak_values
+from consumer_keys.strength import custom_mask, estimated_bits, weakness
+from tests.unit.weak_values import CLASSES, WORDS, weak_values
 
 FLOOR = 40.0
 WEAK = {
@@ -49,6 +49,9 @@ FOREIGN = (
     "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.Jx8Rr1vQ0ZkT4mYbW2nL7cHs9EoUaGfD5iXp",
     "eyJhbGciOiJub25lIn0.eyJzdWIiOiIxMjM0In0.",
 )
+words_and_random = st.lists(
+    st.sampled_from(WORDS) | st.text(string.ascii_letters + string.digits, max_size=6), min_size=2, max_size=5
+).map("".join)
 
 
 @pytest.mark.parametrize(("kind", "value"), CORPUS, ids=[value for _, value in CORPUS])
@@ -106,6 +109,21 @@ def test_ten_random_letters_and_digits_are_enough() -> None:
 def test_a_word_in_a_strong_value_does_not_spoil_it() -> None:
     assert weakness("token-Jx8Rr1vQ0ZkT4mYbW2nL", FLOOR) is None
     assert weakness("gateway.prod.Jx8Rr1vQ0ZkT4m", 64) is None
+
+
+@given(st.text(bytes(sorted(TOKEN68)).decode(), min_size=8, max_size=40) | words_and_random, st.integers(0, 64))
+def test_a_mask_shows_six_characters_or_none_and_what_it_hides_reaches_the_floor(value: str, floor: int) -> None:
+    shown = custom_mask(value, floor)
+    if shown != "****":
+        assert shown == f"{value[:3]}****{value[-3:]}"
+        assert len(value) > 12
+        assert estimated_bits(value[3:-3]) >= floor
+
+
+def test_masks_of_random_values_of_fourteen_characters_show_their_ends() -> None:
+    draw = random.Random(4)
+    values = ["".join(draw.choices(string.ascii_letters + string.digits, k=14)) for _ in range(1_000)]
+    assert sum(custom_mask(value, FLOOR) == "****" for value in values) < 50
 
 
 @pytest.mark.parametrize("value", [value for _, value in CORPUS] + list(FOREIGN))
