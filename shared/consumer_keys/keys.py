@@ -12,7 +12,7 @@ from consumer_keys.keytext import MASK, foreign_fault, make_system_value, masked
 from consumer_keys.model import BindConsumer, Caller, CreateKey, Credential, Key, ListKeys, RevealKey, UpdateKey
 from consumer_keys.paging import list_page
 from consumer_keys.secret import Secret
-from consumer_keys.strength import weakness
+from consumer_keys.strength import custom_mask, weakness
 
 if TYPE_CHECKING:
     from consumer_keys.store.change import Change
@@ -58,8 +58,7 @@ def insert(app: Services, db: Change, gateway_id: str, given: CreateKey, new: Ne
         {
             "key_id": new.key_id, "gateway_id": gateway_id, "name": given.name, "description": given.description,
             "type": given.type, "generation": given.generation, "status": given.status,
-            # A KMS key keeps no part of its value, so its mask shows none.
-            "masked_value": MASK if given.generation == "KMS" else masked(new.value.text()),
+            "masked_value": _mask(app, given, new.value),
             **_credential_columns(given.credential, db.now_ms), **columns,
         }
     )  # fmt: skip
@@ -110,6 +109,14 @@ def credential_fault(content: Secret, prefix: str) -> str | None:
         return foreign_fault(content.reveal().decode("ascii"), prefix)
     except UnicodeDecodeError:
         return "may only contain letters, digits and - . _ ~ + / ="
+
+
+def _mask(app: Services, given: CreateKey, value: Secret) -> str:
+    """A KMS key keeps no part of its value, so its mask shows none."""
+    if given.generation == "KMS":
+        return MASK
+    text = value.text()
+    return masked(text) if given.generation == "System" else custom_mask(text, app.settings.custom_value_min_bits)
 
 
 def _credential_columns(credential: Credential | None, now_ms: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ckeys.template import (
     load_template,
     parse_template,
 )
+from consumer_keys import config
 
 PROJECT = load_template(Path(__file__).parents[2] / "template.yaml")
 BASE = "/v1/gateways/default"
@@ -55,6 +56,13 @@ Resources:
 """
 
 
+# What is safe by default, and weaker by no more than a line of the template.
+PROTECTING = {
+    "CLEAR_VALUES", "KEY_IN_QUERY", "REVEAL_ENABLED", "REVEALS_PER_MINUTE", "REVEALS_PER_DAY", "CUSTOM_VALUE_MIN_BITS",
+    "AUTH_FAILURES_PER_MINUTE",
+}  # fmt: skip
+
+
 def edited(old: str, new: str) -> Template:
     assert SMALL.count(old) >= 1
     return parse_template(SMALL.replace(old, new, 1))
@@ -68,6 +76,12 @@ def routed(*routes: tuple[str, str]) -> Template:
 
 
 # The project's template.
+
+
+def test_no_function_is_deployed_with_a_setting_that_protects_less() -> None:
+    assert {setting.name for setting in config.SETTINGS} >= PROTECTING
+    for function in PROJECT.functions:
+        assert not PROTECTING & function.environment.keys(), function.name
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,16 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
     assert absent == (None, None, None, None)
 
 
+@pytest.mark.parametrize("environ", [{}, {"TENCENTCLOUD_RUNENV": "SCF"}], ids=["anywhere", "on SCF"])
+def test_what_protects_values_and_operators_is_on_unless_somebody_says_otherwise(environ: dict[str, str]) -> None:
+    settings = load(environ)
+    assert (settings.clear_values, settings.key_in_query, settings.reveal_enabled) == (False, False, True)
+    assert (settings.reveals_per_minute, settings.reveals_per_day) == (5, 50)
+    assert settings.auth_failures_per_minute == 20
+    assert settings.custom_value_min_bits == 40
+    assert settings.credential_prefix == ""
+
+
 def test_the_list_of_settings_and_the_settings_agree() -> None:
     assert Settings._fields == tuple(setting.name.lower() for setting in SETTINGS)
     assert len({setting.name for setting in SETTINGS}) == len(SETTINGS)
