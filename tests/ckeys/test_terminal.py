@@ -128,7 +128,7 @@ class _Hostile(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         created = self.path.endswith("/keys")
-        fields = {"name": HOSTILE, "description": HOSTILE} if created else {"code": HOSTILE, "detail": HOSTILE}
+        fields = {"key_id": "secret-0", "name": HOSTILE} if created else {"code": HOSTILE, "detail": HOSTILE}
         body = json.dumps(fields, ensure_ascii=False).encode()
         self.send_response(201 if created else 409)
         self.send_header("Content-Length", str(len(body)))
@@ -154,7 +154,7 @@ def test_what_an_api_answers_is_printed_with_escapes(hostile: str) -> None:
     environ = {"CKEYS_URL": hostile, "CKEYS_TOKEN": "an-operators-secret"}
     created = ckeys("keys", "create", "night-batch", **environ)
     assert (created.exit_code, harmless(created.output)) == (0, True)
-    assert json.loads(created.stdout) == {"name": HOSTILE, "description": HOSTILE}
+    assert json.loads(created.stdout) == {"key_id": "secret-0", "name": HOSTILE}
     refused = ckeys("keys", "reveal", "x", **environ)
     assert (refused.exit_code, harmless(refused.output)) == (1, True)
     assert "\\u009b31m" in refused.output
