@@ -20,6 +20,7 @@ from tests.databases import rows_of
 from tests.functions.helpers import objects
 
 ROOT = "consumer-keys-root"
+PURPOSES = ("lookup", "manifest", "cursor", "operator", "audit", "request")
 BLOCK = 8
 GZIP = b"\x1f\x8b\x08"
 
@@ -114,7 +115,7 @@ def inner_secrets(deployment: Deployment) -> dict[str, bytes]:
         version = {"SecretName": ROOT, "VersionId": row["VersionId"]}
         root = b64decode(deployment.cloud.call("ssm", "GetSecretValue", **version)["SecretBinary"])
         derived = vars(RootKeys(Secret(root)))
-        assert derived.keys() == {"lookup_key", "manifest_key", "cursor_key", "operator_key", "audit_key"}
+        assert derived.keys() == {f"{purpose}_key" for purpose in PURPOSES}
         secrets |= {f"root {row['VersionId']}": root}
         secrets |= {f"{name} {row['VersionId']}": key for name, key in derived.items()}
     for role, variables in deployment.roles.items():
