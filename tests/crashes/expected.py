@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from consumer_keys.keytext import lookup_digest
 from consumer_keys.snapshot import decode_overlay, pack_consumer, pack_key
 from consumer_keys.snapshot_base import Base
 from tests.conftest import Api
-from tests.crashes.killing import CREDENTIALS, Run
+from tests.crashes.killing import Run
 from tests.databases import Rows, rows_of
 from tests.functions.helpers import check_counted, pointer, sql
 
@@ -23,9 +24,10 @@ Resources = dict[str, dict[str, Any] | None]
 class Expected:
     """What the database must hold."""
 
-    def __init__(self, deployment: Deployment, api: Api, folder: Path) -> None:
-        self._deployment, self._api, self._folder = deployment, api, folder
-        self._lookup_key = deployment.services.root.lookup_key
+    def __init__(self, api: Api, credentials: Sequence[str], folder: Path) -> None:
+        """Each of the credentials is followed by a key."""
+        self._deployment, self._api, self._credentials, self._folder = api.deployment, api, credentials, folder
+        self._lookup_key = api.deployment.services.root.lookup_key
         self.recover()
 
     def check(self, run: Run) -> None:
@@ -62,7 +64,7 @@ class Expected:
         self._known = _resources(rows)
         self._revision: int = rows["deployment"][0]["revision"]
         self._audit_rows = len(changes_of(rows))
-        self._contents = {name: [self._content_of(name)] for name in CREDENTIALS}
+        self._contents = {name: [self._content_of(name)] for name in self._credentials}
         self._check_contents(rows, Run([], []))
 
     def _content_of(self, credential: str) -> str:
@@ -74,7 +76,7 @@ class Expected:
 
         Newer is what was written since then; whether a tick has come to it, nobody was told.
         """
-        for name in CREDENTIALS:
+        for name in self._credentials:
             possible = self._contents[name]
             for line in [*run.done, *run.under_way]:
                 if line.get("credential") == name:

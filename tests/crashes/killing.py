@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from ckeys.deployment import ROOT, Deployment
+from tests.functions.failing import CANARIES
 
 CREDENTIALS = ("cred-0", "cred-1")  # one per writer
 
@@ -33,10 +34,10 @@ class Writers:
         names = ("TENCENTCLOUD_SECRETID", "TENCENTCLOUD_SECRETKEY", "TENCENTCLOUD_SESSIONTOKEN")
         account = dict(zip(names, (*deployment.operator, ""), strict=True))
         environment = {**os.environ, **deployment.environment, **account, "TMPDIR": str(left)}
+        command = [sys.executable, "-m", "tests.crashes.writer", CANARIES["content"]]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crashes.writer"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            cwd=ROOT, env=environment,
-        )  # fmt: skip
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
+        )
         while "ready" not in self._line():
             pass
 

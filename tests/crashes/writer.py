@@ -1,10 +1,12 @@
-"""Writers that are killed: `python -m tests.crashes.writer`, with a deployment's environment.
+"""Writers that are killed: `python -m tests.crashes.writer CONTENT`, with a deployment's environment.
 
 Each line on standard input is an order, done in forked processes, so that imports, compiled statements and the like are
 paid for once, before the first of them. {"point", "visit"} kills at a visit of a fail point, {"changes", "after"} so
 many seconds after so many acknowledged changes. {"writers"} of them run at once, and all are killed: with "after" they
 wait for each other after so many changes, with "point" all but the first make no more of them. {"function", "event"} is
 a single call instead, killed when it has reached so many points ("count") or a certain one.
+
+What credentials come to hold begins with CONTENT.
 
 What a writer does is written to standard output before it begins and after it was acknowledged, so that nobody knows
 more than a caller would. What only happens under certain conditions is given them: for a confirmation the answer to a
@@ -22,19 +24,19 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from ckeys.deployment import ROOT
 from ckeys.events import Handler, invoke
 from ckeys.front import load_handlers
 from ckeys.template import Template, load_template
 from consumer_keys import data_keys, failpoints, wiring
-from tests.functions.failing import CANARIES
 from tests.store.proxy import LosingProxy
 
-RUN_SECONDS_MAX = 20
+ROOT = Path(__file__).parents[2]
+RUN_SECONDS_MAX = 60
 TICK = {"Type": "Timer", "TriggerName": "every-minute", "Time": "2026-01-01T00:00:00Z", "Message": ""}
 # What a writer does; "follow" is new content of its credential and then a tick.
 CALLS = (
@@ -105,7 +107,7 @@ class Operator:
     def _tick(self, call: str) -> None:
         said: dict[str, Any] = {}
         if call == "follow":
-            said = {"credential": f"cred-{self._number}", "content": f"{CANARIES['content']}-{self._name}-{self._made}"}
+            said = {"credential": f"cred-{self._number}", "content": f"{CONTENT}-{self._name}-{self._made}"}
         self._say(call=call, **said)
         if said:
             wiring.services().ssm.call(
@@ -242,7 +244,7 @@ def warm(functions: Functions) -> None:
 
 
 if __name__ == "__main__":
-    REPORT = os.dup(1)
+    CONTENT, REPORT = sys.argv[1], os.dup(1)
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - the log of the functions is of no interest
     TEMPLATE = load_template(ROOT / "template.yaml")
     FUNCTIONS = Functions(TEMPLATE, load_handlers(ROOT / "functions", TEMPLATE))
