@@ -75,18 +75,21 @@ class Oracle:
 
     def guard_may_hold(self) -> bool:
         """Whether so many values are gone that what the database holds now may not be published."""
+        now = self._lasting(revision_of(self._connection))
+        # The publisher's own count may be that of an earlier publication, if the last one was not recorded.
+        counted = self._connection.execute("SELECT published_count FROM deployment").fetchone()[0]
         newest = max(self.pointers, default=0) + 1
-        return not self.restores and any(self._losses(newest, self._lasting(revision_of(self._connection))))
+        return not self.restores and any([_loses(counted, now), *self._losses(newest, now)])
 
     def _losses(self, version: int, after: int) -> list[bool]:
         """Whether this is too few against the last pointer, and against the last publication that was recorded.
 
         They differ when a publisher died between the two; then the guard may hold, but need not.
         """
+        recorded = self._connection.execute("SELECT published_revision FROM deployment").fetchone()[0]
         last = max((other for other in self.pointers if other < version), default=None)
-        recorded = self._connection.execute("SELECT published_count FROM deployment").fetchone()[0]
-        counts = (recorded, recorded if last is None else self._lasting(self.pointers[last][0]))
-        return [before - after > 10 and before - after > 0.3 * before for before in counts]
+        of_pointer = recorded if last is None else self.pointers[last][0]
+        return [_loses(self._lasting(before), after) for before in (of_pointer, recorded)]
 
     def _lasting(self, revision: int) -> int:
         states = self.states.get(revision)
@@ -124,6 +127,10 @@ class Oracle:
         if held not in self.states.get(revision, []):
             found = _difference(held, self.states.get(revision, []))
             raise Violation(f"revision {revision} (version {snapshot.manifest.version}) holds another state: {found}")
+
+
+def _loses(before: int, after: int) -> bool:
+    return before - after > 10 and before - after > 0.3 * before
 
 
 def _difference(held: State, states: list[State]) -> Any:
