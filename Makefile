@@ -30,10 +30,11 @@ lock:
 licences: $(VENV)/.dev
 	$(BIN)/python requirements/licences.py
 
-# From the lock alone, with its hashes; the same lock gives the same bytes.
+# From the lock alone, with its hashes; the same lock gives the same bytes. (A lock has no graph of dependencies, which
+# the tool would warn of.)
 sbom: $(VENV)/.dev
 	@mkdir -p .build
-	@$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --sv 1.6 --of JSON \
+	@$(BIN)/python -W "ignore:The Component this BOM is describing:UserWarning" $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --sv 1.6 --of JSON \
 	  -o .build/sbom.json requirements/runtime.txt
 	@echo .build/sbom.json
 

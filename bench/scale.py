@@ -176,6 +176,8 @@ def measure(server: PostgreSQL, count: int, runs: int, plans: list[str]) -> dict
         for what, run in {
             "get": lambda: call("get_key", key_id=f"secret-{count // 2:014x}"),
             "create": lambda: call("create_key", name="explained", generation="System"),
+            "bind": lambda: call("bind_consumer", key_id=f"secret-{4:014x}", consumer_id=owner),
+            "publish": app.publisher.publish,
         }.items():
             plans += explained(app.store.engine, f"{what}, {count:,} keys", run)
         monkey.undo()
@@ -198,7 +200,7 @@ def explained(engine: sa.Engine, title: str, run: Callable[[], Any]) -> list[str
     lines = [f"== {title}"]
     with engine.connect() as connection:
         for statement, parameters in seen:
-            if "consumer_keys" not in statement and "key_values" not in statement:
+            if not any(table in statement for table in ("consumer_keys", "key_values", "changes")):
                 continue
             plan = connection.exec_driver_sql("EXPLAIN (ANALYZE, TIMING OFF) " + statement, parameters)
             where = statement.partition("FROM")[2]

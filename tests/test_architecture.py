@@ -61,6 +61,7 @@ EXTERNAL: dict[str, set[str]] = {
     **{f"cloud.{name}": {"tencentcloud", "requests"} for name in ("service", "ssm", "kms", "scf")},
     "snapshot_base": {"lmdb"},
     **{module: {"sqlalchemy"} for module in RINGS["edge"] if module.startswith("store")},
+    "store.dialect": {"sqlalchemy", "psycopg"},
 }
 SDKS = {"tencentcloud", "qcloud_cos"}
 # What a pure module must not reach: I/O, threads, the environment, randomness.
@@ -249,6 +250,26 @@ def test_no_sql_is_put_together_from_text() -> None:
             ):  # fmt: skip
                 built = [argument for argument in node.args if isinstance(argument, ast.JoinedStr | ast.BinOp)]
                 assert built == [], f"{path}:{node.lineno}"
+
+
+@pytest.mark.parametrize("path", sorted((SHARED / "consumer_keys" / "store").glob("*.py")), ids=lambda path: path.name)
+def test_what_differs_between_databases_is_in_one_module(path: Path) -> None:
+    """Of the code; a comment may say which database it is about."""
+    if path.name == "dialect.py":
+        return
+    tree = parsed(path)
+    docstrings = {
+        ast.get_docstring(node, clean=False)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and node.value in docstrings:
+            continue
+        words = [getattr(node, field, None) for field in ("value", "attr", "id", "name", "arg", "module")]
+        text = " ".join(word for word in words if isinstance(word, str)).lower()
+        named = [name for name in ("postgresql", "mysql", "mariadb", "sqlite") if name in text]
+        assert named == [], f"line {getattr(node, 'lineno', 0)}"
 
 
 # Sizes and docstrings

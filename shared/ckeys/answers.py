@@ -113,6 +113,13 @@ class GatewayItem(BaseModel):
     title: str
 
 
+class UndeclaredGateway(BaseModel):
+    """A gateway that has keys and is not declared in the settings."""
+
+    gateway_id: str
+    keys: int
+
+
 class SnapshotState(BaseModel):
     """What was published last; nulls before the first time."""
 
@@ -128,6 +135,7 @@ class DeploymentStatus(BaseModel):
 
     environment: str
     gateways: list[GatewayItem]
+    undeclared: list[UndeclaredGateway]
     revision: int
     snapshot: SnapshotState
     last_sync: dict[str, Any] | None
@@ -192,7 +200,8 @@ DESCRIBED: dict[str, Described] = {
         {200: Deletable, 204: None}, ("KeyNotFound", "UnresolvedDependencies"), conditional=True
     ),
     "reveal_key": Described(
-        {200: RevealedValue}, ("KeyNotFound", "ManagedByKms", "RevealDisabled", "RevealLimitExceeded")
+        {200: RevealedValue},
+        ("KeyNotFound", "ManagedByKms", "RevealDisabled", "RevealLimitExceeded", "ValueDamaged"),
     ),
     "bind_consumer": Described(
         _KEY, ("KeyNotFound", "ConsumerNotFound", "AlreadyBound"), etag=True, conditional=True

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ckeys.reach import home_option, one_sentence, services_of
+from ckeys.reach import counted, home_option, one_sentence, services_of, visible
 
 
 @click.group()
@@ -33,12 +33,15 @@ def list_rows(home: str | None, gateway: str | None, limit: int, from_: str | No
 
     given = {name: value for name, value in {"from": from_, **filters}.items() if value is not None}
     with one_sentence(), services_of(home) as app:
+        declared = [each.gateway_id for each in app.settings.gateways]
+        if gateway is not None and gateway not in declared:
+            raise click.ClickException(f"The gateway is not declared; GATEWAYS has: {', '.join(declared)}.")
         cursor: str | None = None
         while limit > 0:
             page: dict[str, Any] = {"limit": min(limit, LIMIT_MAX), **({"cursor": cursor} if cursor else {}), **given}
             found = find(app, gateway, validate(ListAudit, page))
             for item in found["items"]:
-                click.echo(json.dumps(item, ensure_ascii=False))
+                click.echo(visible(json.dumps(item, ensure_ascii=False)))
             cursor, limit = found["next_cursor"], limit - len(found["items"])
             if cursor is None:
                 return
@@ -53,6 +56,9 @@ def verify(home: str | None) -> None:
     with one_sentence(), services_of(home) as app:
         found = check(app)
     if found.fault is not None:
-        raise click.ClickException(found.fault)
-    older = f" {found.unknown_heads} heads are signed under a former root secret." if found.unknown_heads else ""
-    click.echo(f"{found.rows} rows, {found.heads} signed heads: every row is as it was written.{older}")
+        raise click.ClickException(visible(found.fault))
+    older = (
+        f" Signed under a former root secret: {counted(found.unknown_heads, 'head')}." if found.unknown_heads else ""
+    )
+    rows, heads = counted(found.rows, "row"), counted(found.heads, "signed head")
+    click.echo(f"{rows}, {heads}: every row is as it was written.{older}")

@@ -235,8 +235,11 @@ def _minor_version(python: str) -> str:
     code = "import sys; print(f'{sys.version_info[0]}.{sys.version_info[1]}')"
     try:
         return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        raise BuildError(f"{python} is no Python interpreter.") from None
+    except OSError as error:
+        raise BuildError(f"{python} is no Python interpreter: {error.strerror}.") from None
+    except subprocess.CalledProcessError as error:
+        said = (error.stderr.strip().splitlines() or [f"it ended with {error.returncode}"])[-1]
+        raise BuildError(f"{python} is no Python interpreter that runs here: {said}") from None
 
 
 def _zip(folder: Path, archive: Path) -> None:

@@ -21,14 +21,15 @@ from ckeys.database import migrate
 from ckeys.events import Context, Event, Handler, invoke
 from ckeys.front import load_handlers
 from ckeys.policies import ADMINISTRATOR, policies
-from ckeys.reach import ENVIRONMENT_FILE
+from ckeys.reach import ENVIRONMENT_FILE, OPERATOR_FILE
 from ckeys.template import Function, Template, load_template
 from consumer_keys import config, invocation, operator_admin, validate_wiring, wiring
 from consumer_keys.access import token_digest
 from consumer_keys.errors import CloudFailure
 from consumer_keys.roots import ROOT_BYTES
+from consumer_keys.store.rotation import RootState
 from tencent_emulator.cam import UIN
-from tencent_emulator.cloud import Cloud, CloudError
+from tencent_emulator.cloud import Cloud, CloudError, StateInUse
 
 ROOT = Path(__file__).resolve().parents[2]
 DATABASE_FILE = "consumer-keys.db"
@@ -54,8 +55,13 @@ class Deployment:
         self.template: Template = load_template(ROOT / "template.yaml")
         self._saved: dict[str, str] | None = None
         _make_folder(home)
-        self.operator = _operator_pair(home / "operator.json")
-        self.cloud = Cloud(state_dir=home / "cloud" if durable else None)
+        self.operator = _operator_pair(home / OPERATOR_FILE)
+        try:
+            self.cloud = Cloud(state_dir=home / "cloud" if durable else None)
+        except StateInUse:
+            raise DeploymentError(
+                f"Another `ckeys run` uses {home}; stop it, or set CKEYS_HOME to another folder."
+            ) from None
         try:
             self.cloud.add_credential(*self.operator)
             self.server = self.cloud.serve(cloud_port)
@@ -63,7 +69,6 @@ class Deployment:
             self.roles = self._roles()
             self._enter_environment()
             _keep_environment(home / ENVIRONMENT_FILE, self.environment)
-            migrate_database(self.environment["DATABASE_URL"])
             loaded = load_handlers(ROOT / "functions", self.template)
             self.handlers = {item.name: self._hosted(item, loaded[item.name]) for item in self.template.functions}
             for function in self.template.functions:
@@ -106,9 +111,12 @@ class Deployment:
             variables |= function.environment
         variables["DATABASE_URL"] = f"sqlite:///{self.home.resolve() / DATABASE_FILE}"
         variables["CLEAR_VALUES"] = "true"  # what a function returns here is written nowhere
+        variables["CREDENTIAL_PREFIX"] = ""  # the emulated account holds nothing but what somebody tries out
         variables |= {item.name: given[item.name] for item in config.SETTINGS if given.get(item.name)}
+        migrate_database(variables["DATABASE_URL"])
         return variables | {
-            **self._cloud_resources(given.get("ROOT_SECRET_VERSION")),
+            **self._cloud_resources(),
+            **self._root_secret(variables["DATABASE_URL"], given.get("ROOT_SECRET_VERSION")),
             "CLOUD_ENDPOINT": self.server.endpoint,
             "COS_BUCKET": BUCKET,
             "SNAPSHOT_DIR": str(self.home.resolve() / "validator"),
@@ -121,7 +129,7 @@ class Deployment:
         The first operator's pair is also the root account's of the emulated cloud, for tccli and the SDKs.
         """
         roles = {}
-        for role, policy in policies(ROOT, self.template, str(UIN), self.environment).items():
+        for role, policy in policies(ROOT, self.template, str(UIN), self.environment, any_secret=True).items():
             pair = f"AKID{secrets.token_hex(16)}", secrets.token_urlsafe(24), secrets.token_urlsafe(48)
             self.cloud.add_credential(*pair, policy)
             names = ("TENCENTCLOUD_SECRETID", "TENCENTCLOUD_SECRETKEY", "TENCENTCLOUD_SESSIONTOKEN")
@@ -144,8 +152,8 @@ class Deployment:
 
         return run
 
-    def _cloud_resources(self, root_version: str | None) -> dict[str, str]:
-        """KMS keys by alias, bucket and root secret: found, or made."""
+    def _cloud_resources(self) -> dict[str, str]:
+        """KMS keys by alias, and the bucket: found, or made."""
         listed = self.cloud.call("kms", "ListKeys", Limit=200)["Keys"]
         known = {}
         for item in listed:
@@ -157,14 +165,41 @@ class Deployment:
         }
         if not self.cloud.cos.has_bucket(BUCKET):
             self.cloud.cos.create_bucket(BUCKET)
-        defaults = {item.name: item.default for item in config.SETTINGS}
-        name, version = str(defaults["ROOT_SECRET_NAME"]), root_version or str(defaults["ROOT_SECRET_VERSION"])
+        return ids
+
+    def _root_secret(self, url: str, wanted: str | None) -> dict[str, str]:
+        """The root secret that the functions go by: what the database says is in force, or made with a new database.
+
+        While two versions are alive it is the coming one as soon as validators can go by it, so that a restart is what
+        the deployment of every validator is elsewhere.
+        """
+        defaults = {item.name: str(item.default) for item in config.SETTINGS}
+        name, first = defaults["ROOT_SECRET_NAME"], defaults["ROOT_SECRET_VERSION"]
+        state, known = _state_of(url, self.operator[0])
+        ready = state.coming if state.complete and state.published else None
+        version = wanted or ready or state.version or first
+        alive = {version} if state.version is None else {state.version, state.coming}
+        if version not in alive:
+            raise DeploymentError(
+                f"ROOT_SECRET_VERSION is {version}, which the database does not go by (any longer);"
+                f" unset it, or set it to {state.version}."
+            )
         try:
             self.cloud.call("ssm", "GetSecretValue", SecretName=name, VersionId=version)
-        except CloudError:
+        except CloudError as error:
+            listed = self.cloud.call("ssm", "ListSecrets", SearchSecretName=name)["SecretMetadatas"]
+            if name in [item["SecretName"] for item in listed]:
+                raise DeploymentError(
+                    f"The root secret {name} has no usable version {version} (ROOT_SECRET_VERSION): {error.code}."
+                ) from None
+            if known or state.version is not None:
+                raise DeploymentError(
+                    f"The emulated cloud's state in {self.home / 'cloud'} is gone, but the database is there, which"
+                    f" is of no use without it; delete the state folder {self.home} to begin anew."
+                ) from None
             root = b64encode(secrets.token_bytes(ROOT_BYTES)).decode()
             self.cloud.call("ssm", "CreateSecret", SecretName=name, VersionId=version, SecretBinary=root)
-        return {**ids, "ROOT_SECRET_NAME": name, "ROOT_SECRET_VERSION": version}
+        return {"ROOT_SECRET_NAME": name, "ROOT_SECRET_VERSION": version}
 
     def _enter_environment(self) -> None:
         self._saved = dict(os.environ)
@@ -202,13 +237,28 @@ def migrate_database(url: str) -> tuple[str | None, str]:
     """Brings the database to this code's schema: (schema before, schema now). Raises DeploymentError."""
     try:
         return migrate(url)
+    except TimeoutError as error:
+        raise DeploymentError(f"The database cannot be brought to this code's schema: {error}.") from None
     except (DatabaseError, ArgumentError) as error:
         name = url if isinstance(error, ArgumentError) else make_url(url).render_as_string()
         reason = str(getattr(error, "orig", error)).partition("\n")[0].rstrip(".")
         raise DeploymentError(f"The database {name} cannot be used: {reason}.") from None
 
 
+def _state_of(url: str, secret_id: str) -> tuple[RootState, bool]:
+    """Where the rotation of the root secret stands, and whether the database has this operator."""
+    store = wiring.database(url)
+    try:
+        return store.snapshot(
+            lambda db: (db.root_state(), secret_id in [row["secret_id"] for row in db.operator_rows()])
+        )
+    finally:
+        store.engine.dispose()
+
+
 def _make_folder(home: Path) -> None:
+    if home.is_file():
+        raise DeploymentError(f"{home} is a file; name a folder for the state: --home or CKEYS_HOME.")
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         home.chmod(0o700)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Mapping
@@ -31,6 +32,9 @@ class LocalRun:
         """Returns after a signal, with nothing left running. Raises DeploymentError."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: self._stop.set())
+        if not self.home.exists():  # a start that fails leaves nothing behind
+            for port in (self.port, self.port + 1):
+                _check_port(port)
         try:
             deployment = Deployment(self.home, cloud_port=self.port + 1, environ=self._environ)
         except OSError as error:
@@ -68,6 +72,16 @@ def described(deployment: Deployment) -> dict[tuple[str, str], LocalRoute]:
 
 def _now() -> datetime:
     return datetime.now(timezone.utc)
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+            probe.listen(1)
+        except OSError as error:
+            raise _explained(error, port) from None
 
 
 def _explained(error: OSError, port: int) -> DeploymentError:

@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import os
-import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -15,12 +14,14 @@ from typing import Any
 import click
 
 from ckeys.audit import audit
+from ckeys.exports import env
 from ckeys.keys import keys
 from ckeys.operators import init, operators
-from ckeys.reach import home_option, one_sentence, services_of
+from ckeys.reach import Commands, counted, home_option, one_sentence, services_of, visible
 from ckeys.rotate_root import rotate_root
 
 PORT_DEFAULT = 9000
+PLACEHOLDER = "00000000-0000-0000-0000-00000000000"
 
 
 def _home(text: str | None) -> Path:
@@ -34,7 +35,8 @@ def _port() -> int:
     return int(text)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="consumer-keys", prog_name="ckeys")
 def cli() -> None:
     """Consumer keys for an AI gateway: run it here, replay events, manage the schema."""
 
@@ -53,7 +55,7 @@ def run(home: str | None, port: int | None) -> None:
 @cli.command()
 @click.argument("function")
 @click.option("-e", "--event", "event_file", required=True, type=click.Path(path_type=Path), help="Event file.")
-@click.option("--home", help="Use this state folder; otherwise a fresh deployment with sample data, thrown away.")
+@click.option("--home", help="State folder of a local run that is down; otherwise sample data, thrown away.")
 def invoke(function: str, event_file: Path, home: str | None) -> None:
     """Call one function with an event file and print what it returns; its log goes to standard error."""
     from ckeys.deployment import Deployment
@@ -76,7 +78,7 @@ def invoke(function: str, event_file: Path, home: str | None) -> None:
         values = {"operator.admin": deployment.operator[1]} if home else seed(deployment)
         sys.stdout = sys.stderr
         result = deployment.call(function, fill(event, values))
-        answers.write(json.dumps(result, ensure_ascii=False, indent=2) + "\n")
+        answers.write(visible(json.dumps(result, ensure_ascii=False, indent=2)) + "\n")
 
 
 def _names(deployment: Any) -> str:
@@ -86,11 +88,15 @@ def _names(deployment: Any) -> str:
 @cli.command()
 def migrate() -> None:
     """Bring the database of DATABASE_URL to the schema that this code needs."""
+    from ckeys.database import durability_fault
     from ckeys.deployment import migrate_database as bring_up
     from consumer_keys import config
 
     with one_sentence():
-        before, after = bring_up(config.load(os.environ, ("DATABASE_URL",)).database_url or "")
+        url = config.load(os.environ, ("DATABASE_URL",)).database_url or ""
+        before, after = bring_up(url)
+    if fault := durability_fault(url):
+        click.echo(f"Warning: {fault}", err=True)
     click.echo(f"schema {after}" if before == after else f"schema {before or 'none'} -> {after}")
 
 
@@ -144,6 +150,10 @@ def validator(host: str, port: int, workers: int | None, log_all: bool) -> None:
         raise click.ClickException(str(error)) from None
 
 
+def _resealed(count: int) -> None:
+    click.echo(f"{counted(count, 'value')} sealed anew ...", err=True)
+
+
 @cli.command("rotate-data-keys")
 @click.option("--older-than", "days", type=click.FloatRange(0), default=30, show_default=True, help="Days.")
 @click.option("--batch", type=click.IntRange(1, 5000), default=200, show_default=True, help="Values per transaction.")
@@ -159,7 +169,7 @@ def rotate_data_keys(days: float, batch: int, rewrap: bool, home: str | None) ->
 
     with one_sentence(), services_of(home) as app:
         report: dict[str, Any] = {"rewrapped": data_keys.rewrap(app, batch)} if rewrap else {}
-        report |= data_keys.rotate(app, days, batch, progress=lambda count: click.echo(f"{count} ...", err=True))
+        report |= data_keys.rotate(app, days, batch, progress=_resealed)
     click.echo(json.dumps(report, indent=2))
     if report["values"]["broken"] or report["operators"]["broken"]:
         raise click.ClickException("Some values do not open; their owners are listed, and nothing of them was changed.")
@@ -191,43 +201,29 @@ def openapi() -> None:
 @cli.command()
 @click.option("--uin", required=True, help="The UIN of your account's root.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path(".build/policies"), show_default=True)
-def policies(uin: str, out: Path) -> None:
+@click.option("--any-secret", is_flag=True, help="Take an empty CREDENTIAL_PREFIX: every secret may be followed.")
+def policies(uin: str, out: Path, any_secret: bool) -> None:
     """Write the CAM policy of each role, with the names of template.yaml and of the environment in it."""
     from ckeys.deployment import ROOT
     from ckeys.policies import PolicyError
     from ckeys.policies import policies as rendered
     from ckeys.template import load_template
 
+    unset = False
     with one_sentence(PolicyError):
-        for role, policy in rendered(ROOT, load_template(ROOT / "template.yaml"), uin, os.environ).items():
+        template = load_template(ROOT / "template.yaml")
+        given = {name: text for name, text in os.environ.items() if text}
+        for role, policy in rendered(ROOT, template, uin, given, any_secret=any_secret).items():
             out.mkdir(parents=True, exist_ok=True)
             (out / f"{role}.json").write_text(json.dumps(policy, indent=2) + "\n", encoding="utf-8")
             click.echo(out / f"{role}.json")
+            unset = unset or PLACEHOLDER in json.dumps(policy)
+    if unset:
+        click.echo("These policies hold template.yaml's placeholders of KMS keys: put your own there first.", err=True)
 
 
-@cli.command()
-@click.option("--home", help="State folder [CKEYS_HOME, .ckeys].")
-def env(home: str | None) -> None:
-    """Print the exports with which curl, tccli and the SDKs reach the local run."""
-    path = _home(home) / "operator.json"
-    if not path.exists():
-        raise click.ClickException(f"There is no {path}; start the local run first.")
-    operator, port = json.loads(path.read_text(encoding="utf-8")), _port()
-    for name, value in {
-        "CKEYS_HOME": shlex.quote(str(path.parent.resolve())),
-        "CKEYS_URL": f"http://127.0.0.1:{port}",
-        "CKEYS_TOKEN": operator["secret_key"],
-        "TENCENTCLOUD_SECRET_ID": operator["secret_id"],
-        "TENCENTCLOUD_SECRET_KEY": operator["secret_key"],
-        "TENCENTCLOUD_REGION": os.environ.get("TENCENTCLOUD_REGION", "ap-guangzhou"),
-        "CLOUD_ENDPOINT": f"http://127.0.0.1:{port + 1}",
-        "NO_PROXY": "127.0.0.1",
-    }.items():
-        click.echo(f"export {name}={value}")
-
-
-for group in (audit, init, keys, operators, rotate_root):
-    cli.add_command(group)
+for command in (audit, env, init, keys, operators, rotate_root):
+    cli.add_command(command)
 
 if __name__ == "__main__":
     cli()

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ckeys.reach import home_option, one_sentence, services_of
+from ckeys.reach import counted, home_option, one_sentence, services_of, visible
 from consumer_keys.access import ROLES
 
 _UNITS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -61,13 +61,14 @@ def list_(as_json: bool, home: str | None) -> None:
     with one_sentence(), services_of(home) as app:
         rows = operator_admin.listed(app)
     if as_json:
-        click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+        click.echo(visible(json.dumps(rows, ensure_ascii=False, indent=2)))
         return
-    table = [("NAME", "SECRET ID", "ROLE", "GATEWAYS", "STATUS", "FORMER SECRET UNTIL")]
+    table: list[tuple[str, ...]] = [("NAME", "SECRET ID", "ROLE", "GATEWAYS", "STATUS", "FORMER SECRET UNTIL")]
     for row in rows:
         gateways = "all" if row["gateways"] is None else ",".join(row["gateways"])
         until = row["former_secret_until"] or "-"
-        table.append((row["name"], row["secret_id"], row["role"], gateways, row["status"], until))
+        cells = (row["name"], row["secret_id"], row["role"], gateways, row["status"], until)
+        table.append(tuple(visible(cell).replace("\n", "\\n") for cell in cells))
     widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
     for line in table:
         click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
@@ -119,6 +120,7 @@ def init(name: str) -> None:
     the schema, makes the root secret if there is none, tries both KMS keys, publishes the first snapshot, and adds the
     admin if there is no operator yet. What is there is left as it is, so it may be run again.
     """
+    from ckeys.database import durability_fault
     from ckeys.deployment import migrate_database
     from consumer_keys import config, operator_admin, wiring
     from consumer_keys.publish import PublicationRefused
@@ -127,6 +129,8 @@ def init(name: str) -> None:
         settings = config.load(os.environ, wiring.NEEDS)
         before, after = migrate_database(settings.database_url or "")
         _say("schema", after if before == after else f"{before or 'none'} -> {after}")
+        if fault := durability_fault(settings.database_url or ""):
+            _say("warning", fault)
         with services_of(None) as app:
             _say("root secret", _root_secret(app))
             for setting in ("KMS_KEY_ID", "KMS_OPERATOR_KEY_ID"):
@@ -138,8 +142,10 @@ def init(name: str) -> None:
             # Last, because nobody sees the secret of an operator after whom something fails.
             pair = None if known else operator_admin.add(app, name, "admin")
     if pair is None:
-        raise click.ClickException(f"There are {len(known)} operators already; use `ckeys operators add`.")
-    _show(*pair)
+        there = counted(len(known), "operator")
+        _say("admin", f"{there} there already, so nothing was left to do; add more with `ckeys operators add`")
+    else:
+        _show(*pair)
 
 
 def _say(what: str, how: str) -> None:

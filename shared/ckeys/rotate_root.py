@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ckeys.reach import home_option, one_sentence, services_of
+from ckeys.reach import counted, home_option, one_sentence, services_of
 
 _batch = click.option("--batch", type=click.IntRange(1, 5000), default=200, show_default=True, help="Per transaction.")
 
@@ -17,8 +17,9 @@ _batch = click.option("--batch", type=click.IntRange(1, 5000), default=200, show
 def rotate_root() -> None:
     """Give the deployment a new root secret: begin, backfill, deploy the validators, finish.
 
-    Each step may be stopped and repeated at any time. Callers' keys and operators' secrets stay what they are. The
-    environment holds the functions' settings and a credential of the administrator's role, or use --home.
+    Each step may be stopped and repeated at any time, but once begun there is no way back. Callers' keys and operators'
+    secrets stay what they are. The environment holds the functions' settings and a credential of the administrator's
+    role, or use --home.
     """
 
 
@@ -27,19 +28,26 @@ def _show(report: dict[str, Any]) -> None:
 
 
 def _progress(count: int) -> None:
-    click.echo(f"{count} ...", err=True)
+    click.echo(f"{counted(count, 'value')} done ...", err=True)
 
 
 @rotate_root.command()
 @click.option("--version", help="Name of the new version in SSM [the present one's, counted on].")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @home_option
-def begin(version: str | None, home: str | None) -> None:
-    """Make the new version in SSM; from now on everything that is written counts for both."""
+def begin(version: str | None, yes: bool, home: str | None) -> None:
+    """Make the new version in SSM; from now on everything that is written counts for both.
+
+    This cannot be taken back: a rotation that has begun has to be finished.
+    """
     from consumer_keys.root_rotation import RotationRefused
     from consumer_keys.root_rotation import begin as start
 
+    if not yes:
+        click.confirm("A rotation cannot be taken back, only finished. Begin?", abort=True, err=True)
     with one_sentence(RotationRefused), services_of(home) as app:
         _show(start(app, version))
+    click.echo("Begun; this cannot be taken back, only finished.", err=True)
 
 
 @rotate_root.command()

@@ -6,11 +6,16 @@ import errno
 import os
 import socket
 import sys
+import tempfile
 
+from ckeys.reach import counted, setting_of
 from consumer_keys import config
 from consumer_keys.errors import CloudFailure
+from consumer_keys.snapshot import POINTER
 from consumer_keys.validate_wiring import Validation
 
+# What waiting does not mend.
+_OUR_MISTAKE = ("NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
 STOP_SECONDS_MAX = 10
 RESPAWN_SECONDS = 1.0
 
@@ -40,7 +45,7 @@ def serve(host: str, port: int, workers: int, *, log_all: bool) -> None:
     )  # fmt: skip
     shown = f"[{host}]" if ":" in host else host
     # Standard output is the log's.
-    sys.stderr.write(f"Validation on http://{shown}:{port}, {workers} processes; Ctrl-C stops it.\n")
+    sys.stderr.write(f"Validation on http://{shown}:{port}, {counted(workers, 'worker')}; Ctrl-C stops it.\n")
     sys.stderr.flush()
     server.serve()
 
@@ -48,11 +53,32 @@ def serve(host: str, port: int, workers: int, *, log_all: bool) -> None:
 def _check_settings() -> None:
     """What every process would fail on is said once, before there are any."""
     try:
-        Validation(config.load(os.environ, ("COS_BUCKET",))).close()
+        settings = config.load(os.environ, ("COS_BUCKET",))
+        validation = Validation(settings)
     except config.ConfigError as error:
         raise ValidatorError(f"The settings do not fit: {error}.") from None
     except CloudFailure as failure:
-        raise ValidatorError(f"The root secret cannot be read: {failure}.") from None
+        setting = setting_of(failure, os.environ)
+        raise ValidatorError(f"The root secret cannot be read: {failure} ({setting}).") from None
+    try:
+        _check_folder(validation.cache.folder)
+        validation.source.pointer(POINTER)
+    except CloudFailure as failure:
+        setting = setting_of(failure, os.environ)
+        if failure.cloud_code in _OUR_MISTAKE:
+            raise ValidatorError(f"The snapshot cannot be read: {failure} ({setting}).") from None
+        sys.stderr.write(f"Every request gets 503 until there is a snapshot: {failure} ({setting}).\n")
+    finally:
+        validation.close()
+
+
+def _check_folder(folder: str) -> None:
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValidatorError(f"SNAPSHOT_DIR, {folder}, cannot be used: {error.strerror}.") from None
 
 
 def _check_port(host: str, port: int) -> None:

@@ -68,7 +68,10 @@ def verify(app: Services) -> Verified:
     if fault is not None:
         faults.insert(0, fault.text)
     if counted[0] and not heads and not faults:
-        faults.append("There is no signed head in the bucket, so missing rows at the end would not be seen.")
+        faults.append(
+            "There is no signed head in the bucket, so missing rows at the end would not be seen."
+            " The timer's next tick writes one."
+        )
     return Verified(counted[0], len(heads), unknown, faults[0] if faults else None)
 
 

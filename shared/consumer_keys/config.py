@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from _thread import _local
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 
 from consumer_keys.light_typing import Any, NamedTuple
@@ -68,10 +68,35 @@ def _prefix(text: str) -> str:
     return text
 
 
+def _endpoint(text: str) -> str:
+    # `ckeys env` exports it with the scheme, which tccli needs.
+    endpoint = text.removeprefix("http://").removesuffix("/")
+    match = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*:([0-9]{1,5})", endpoint)
+    if match is None or not 1 <= int(match[1]) <= 65535:
+        raise ValueError("must be host:port, of a service that speaks plain http")
+    return endpoint
+
+
+def _bucket(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?-[0-9]{5,20}", text):
+        raise ValueError("must be a bucket's name with the -appid of its account")
+    return text
+
+
 def _folder(text: str) -> str:
     if text and not re.fullmatch(r"([A-Za-z0-9_-][A-Za-z0-9._-]*/)+", text):
         raise ValueError("must be path segments, each followed by a slash")
     return text
+
+
+def _secret_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}", text):
+        raise ValueError("must be 1 to 128 letters, digits, _ or -, and begin with a letter or digit")
+    return text
+
+
+def _secret_prefix(text: str) -> str:
+    return text and _secret_name(text)
 
 
 def _gateways(text: str) -> tuple[Gateway, ...]:
@@ -116,21 +141,24 @@ SETTINGS = (
         _switch,
         "let `create_key` and `reveal_key` answer in clear where `reveal_to` is absent",
     ),
-    Setting("CREDENTIAL_PREFIX", "", _text, "keys may only refer to credentials whose names begin with this"),
+    Setting("CREDENTIAL_PREFIX", "", _secret_prefix, "keys may only refer to credentials whose names begin with this"),
     Setting("SSM_REQUESTS_PER_SECOND", "20", _number(0.1, 10000), "rate limit of the timer's SSM reads"),
     Setting("KMS_KEY_ID", None, _text, "KMS key that wraps the data keys of key values"),
     Setting("KMS_OPERATOR_KEY_ID", None, _text, "KMS key that wraps the data keys of operators' secrets"),
-    Setting("ROOT_SECRET_NAME", "consumer-keys-root", _text, "SSM secret with the 32 root bytes"),
+    Setting("ROOT_SECRET_NAME", "consumer-keys-root", _secret_name, "SSM secret with the 32 root bytes"),
     Setting(
         "ROOT_SECRET_VERSION",
         "v1",
         _text,
         "version of the root secret; once it was rotated, only validation goes by this",
     ),
-    Setting("COS_BUCKET", None, _text, "bucket with its `-appid`, for the snapshot"),
+    Setting("COS_BUCKET", None, _bucket, "bucket with its `-appid`, for the snapshot"),
     Setting("TENCENTCLOUD_REGION", "ap-guangzhou", _text, "region of SSM, KMS, COS and SCF"),
     Setting(
-        "CLOUD_ENDPOINT", None, _text, "`host:port` that serves SSM, KMS, COS and SCF over plain http, for local runs"
+        "CLOUD_ENDPOINT",
+        None,
+        _endpoint,
+        "`host:port` that serves SSM, KMS, COS and SCF over plain http, for local runs",
     ),
     Setting("FRONT_DOOR_ROUTES", None, _text, "front_door only: the routes of template.yaml as JSON"),
 )
@@ -192,9 +220,20 @@ def _load(given: tuple[tuple[str, str | None], ...], needs: tuple[str, ...], on_
     database = values.get("database_url")
     if on_scf and database is not None and database.startswith("sqlite"):
         faults.append("DATABASE_URL names a SQLite file, but each SCF instance has a disk of its own")
+    faults += _together(values)
     if faults:
         raise ConfigError("; ".join(faults))
     return Settings(**values)
+
+
+def _together(values: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with settings that are each right by themselves."""
+    key, operators_key = values.get("kms_key_id"), values.get("kms_operator_key_id")
+    if key and operators_key and key.lower() == operators_key.lower():
+        yield "KMS_OPERATOR_KEY_ID is KMS_KEY_ID, but who may decrypt operators' secrets must not decrypt key values"
+    snapshots, heads = values.get("snapshot_prefix"), values.get("audit_prefix")
+    if snapshots and heads and (snapshots.startswith(heads) or heads.startswith(snapshots)):
+        yield "AUDIT_PREFIX must not begin with SNAPSHOT_PREFIX, nor the reverse: publishers could replace audit heads"
 
 
 class _Hosted(_local):  # threading.local without what else `threading` loads at a cold start
@@ -242,4 +281,6 @@ def role_credential() -> tuple[str, str, str | None]:
             environ.get("TENCENTCLOUD_SESSIONTOKEN") or None,
         )
     except KeyError as missing:
-        raise ConfigError(f"{missing.args[0]} is not set; does the function have an execution role?") from None
+        raise ConfigError(
+            f"{missing.args[0]} is not set; a function has it from its execution role, elsewhere you set it"
+        ) from None

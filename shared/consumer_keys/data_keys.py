@@ -118,7 +118,10 @@ def rewrap(app: Services, batch: int) -> int:
 
     Returns how many. The data keys, and so every sealed value, stay what they are. Raises Unavailable.
     """
-    targets = {"values": app.settings.kms_key_id or "", "operators": app.settings.kms_operator_key_id or ""}
+    wraps = {
+        "values": (app.key_vault, app.settings.kms_key_id or ""),
+        "operators": (app.operator_vault, app.settings.kms_operator_key_id or ""),
+    }
 
     def rows_behind(after: str) -> list[Any]:
         return app.store.snapshot(lambda db: db.data_key_rows(after, batch))
@@ -126,8 +129,8 @@ def rewrap(app: Services, batch: int) -> int:
     count, rows = 0, rows_behind("")
     while rows:
         for row in rows:
-            target, ident, old = targets[row["purpose"]], row["data_key_id"], row["blob"]
-            blob = app.kms.re_encrypt(old, row["context"], target)
+            (vault, target), ident, old = wraps[row["purpose"]], row["data_key_id"], row["blob"]
+            blob = app.kms.re_encrypt(old, vault.context(ident), target)
             if blob != old:
                 write = partial(
                     _replace_blob, purpose=row["purpose"], data_key_id=ident, old=old, new=blob, kms_key_id=target

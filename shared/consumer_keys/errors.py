@@ -47,6 +47,7 @@ CODES: dict[str, tuple[int, str]] = {
     "TooManyFailures": (429, "Too many failed authentications from this address; wait, then try again."),
     "HeadersTooLarge": (431, "The request headers are too large."),
     "InternalError": (500, "Something failed inside; the log has the details under the request id."),
+    "ValueDamaged": (500, "The stored value does not open; it was damaged or moved."),
     "DependencyUnavailable": (503, "A service that this call needs does not answer; nothing was changed."),
     "OutcomeUnknown": (503, "The database did not confirm the change, which may have been made; look, or repeat it."),
     "SnapshotUnavailable": (503, "There is no usable snapshot of the keys."),
@@ -155,4 +156,4 @@ class FieldFault(ValueError):  # noqa: N818 - one word for both kinds of fault
 
 
 class SealBroken(Exception):  # noqa: N818 - what happened, not an error of the caller
-    """A sealed value does not open here: damaged, moved, or made under another key."""
+    """A sealed value does not open here: damaged, moved, or made under another key. Its text is a fixed one of ours."""

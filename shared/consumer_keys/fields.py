@@ -1,4 +1,4 @@
-"""The kinds of text and number that input models are made of: lengths, patterns and closed lists.
+"""The kinds of text and number that input models are made of: lengths, patterns, closed lists; what a fault is told.
 
 Rules come from the vendor's contract: names and descriptions (document 1364/127922), lengths (1826/133141).
 """
@@ -6,12 +6,23 @@ Rules come from the vendor's contract: names and descriptions (document 1364/127
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetPydanticSchema,
+    PlainSerializer,
+    WithJsonSchema,
+    WrapValidator,
+)
 
+from consumer_keys.errors import FieldError, FieldFault, field_name
 from consumer_keys.keytext import VALUE_BYTES_MAX, VALUE_BYTES_MIN
+from consumer_keys.secret import REDACTED, Secret
 
 Status = Literal["Enable", "Disable"]
 Generation = Literal["System", "Custom", "KMS"]
@@ -34,8 +45,10 @@ LIMIT_MAX, LIMIT_DEFAULT = 100, 20
 _EPOCH, _SECOND = datetime(1970, 1, 1, tzinfo=timezone.utc), timedelta(seconds=1)
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 _NAME = re.compile(rf"[A-Za-z{_HAN}](?:[A-Za-z0-9{_HAN}_-]*[A-Za-z0-9{_HAN}])?")
-# What `_plain` lets through, as far as a pattern can say it.
-_PLAIN = r"[^\u0000-\u0008\u000b-\u001f]*"
+# What `_plain` lets through but for lone surrogates, which are no text in JSON either: no control characters other than
+# tab and new line, no line or paragraph separators, and nothing that turns the direction of the text around it.
+_PLAIN = r"[^\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*"
+_IS_PLAIN = re.compile(_PLAIN).fullmatch
 _SECRET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _MOMENT = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]([0-9]{2}:[0-9]{2}:[0-9]{2})(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
@@ -54,8 +67,10 @@ def _name(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    if any((ord(char) < 32 and char not in "\n\t") or 0xD800 <= ord(char) <= 0xDFFF for char in text):
-        raise ValueError("must not contain control characters or lone surrogates")
+    if not _IS_PLAIN(text) or any("\ud800" <= char <= "\udfff" for char in text):
+        raise ValueError(
+            "must not contain control characters, line separators, marks of text direction or lone surrogates"
+        )
     return text
 
 
@@ -74,7 +89,7 @@ def _schema(pattern: re.Pattern[str]) -> Any:
 
 def _integer(value: Any) -> Any:
     """Query parameters are text; only plain ASCII digits count as a number."""
-    return int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value) else value
+    return int(value) if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,9}", value) else value
 
 
 def _boolean(value: Any) -> Any:
@@ -94,6 +109,12 @@ def _moment(value: Any) -> Any:
     raise ValueError("must be a time as in RFC 3339, such as 2026-01-31T08:00:00Z")
 
 
+def _secret(value: Any, text: Callable[[Any], str]) -> Secret:
+    """A text from outside, wrapped at once: a model that holds it shows stars, and cannot be pickled."""
+    # A lone surrogate becomes a character that no key value may have.
+    return value if isinstance(value, Secret) else Secret(text(value).encode("utf-8", "replace"))
+
+
 def _text(minimum: int, maximum: int, pattern: str = _PLAIN) -> Any:
     """The length of a text, and for the API's schema the rule that a validator of ours checks."""
     return Field(min_length=minimum, max_length=maximum, json_schema_extra={"pattern": f"^{pattern}$"})
@@ -107,7 +128,13 @@ ConsumerId = Annotated[str, _text(1, 64), AfterValidator(_plain)]
 GroupId = ConsumerId
 Keyword = Annotated[str, _text(1, 60), AfterValidator(_plain)]
 _VALUE = {"minLength": VALUE_BYTES_MIN, "maxLength": VALUE_BYTES_MAX, "pattern": "^[A-Za-z0-9._~+/=-]+$"}
-KeyValue = Annotated[SecretStr, WithJsonSchema({"type": "string", "format": "password", "writeOnly": True, **_VALUE})]
+_STARS = PlainSerializer(lambda _secret: REDACTED, return_type=str)
+_SECRET_TEXT = Annotated[str, WrapValidator(_secret), _STARS]
+KeyValue = Annotated[
+    Secret,
+    GetPydanticSchema(lambda _type, handler: handler.generate_schema(_SECRET_TEXT)),
+    WithJsonSchema({"type": "string", "format": "password", "writeOnly": True, **_VALUE}),
+]
 Limit = Annotated[int, BeforeValidator(_integer), Field(ge=1, le=LIMIT_MAX)]
 Offset = Annotated[int, BeforeValidator(_integer), Field(ge=0, le=10_000_000)]
 Moment = Annotated[int, BeforeValidator(_moment), WithJsonSchema({"type": "string", "format": "date-time"})]
@@ -127,3 +154,39 @@ ResourceId = Annotated[
 ]
 ActorText = Annotated[str, _text(1, 80), AfterValidator(_plain)]
 TargetText = Annotated[str, _text(1, 64), AfterValidator(_plain)]
+
+# Kind of a fault, as pydantic names it -> what the answer says; the numbers are those of the model.
+_MESSAGES = {
+    "extra_forbidden": "is not a field of this call",
+    "missing": "is required",
+    "string_type": "must be a string",
+    "int_type": "must be a whole number",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "model_type": "must be an object",
+    "dict_type": "must be an object",
+    "literal_error": "must be {expected}",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "too_short": "must have at least {min_length} entries",
+    "too_long": "must have at most {max_length} entries",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+}
+
+
+def field_error(fault: Any) -> FieldError:
+    """One of pydantic's faults as the field and what is wrong with it, in our words."""
+    cause = fault.get("ctx", {}).get("error")
+    if isinstance(cause, FieldFault):
+        return FieldError(cause.field, str(cause))
+    return FieldError(".".join(field_name(str(part)) for part in fault["loc"]) or "body", fault_text(fault))
+
+
+def fault_text(fault: Any) -> str:
+    """What is wrong, never the input."""
+    details = fault.get("ctx", {})
+    cause = details.get("error")
+    if isinstance(cause, ValueError):
+        return str(cause)
+    return _MESSAGES.get(fault["type"], "is not valid").format(**details)

@@ -20,6 +20,10 @@ class Handed(NamedTuple):
     status: int
     noted: Mapping[str, Any] = {}
 
+    def __repr__(self) -> str:
+        """The status alone, as `web.Reply` does."""
+        return f"Handed(status={self.status!r})"
+
 
 def respond(function: str, event: Any, context: Any, answer: Callable[[web.Request], web.Reply | Handed]) -> Any:
     """`web.respond` for an `answer` that may hand the event on: its result is then returned exactly as it came."""

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from consumer_keys import deletion
 from consumer_keys.deletion import blocker
-from consumer_keys.errors import CloudFailure, Problem, invalid
+from consumer_keys.errors import CloudFailure, Problem, SealBroken, invalid
 from consumer_keys.keytext import MASK, foreign_fault, make_system_value, masked, new_id
 from consumer_keys.model import BindConsumer, Caller, CreateKey, Credential, Key, ListKeys, RevealKey, UpdateKey
 from consumer_keys.paging import list_page
 from consumer_keys.secret import Secret
-from consumer_keys.strength import weakness
+from consumer_keys.strength import custom_mask, weakness
 
 if TYPE_CHECKING:
     from consumer_keys.store.change import Change
@@ -58,8 +58,7 @@ def insert(app: Services, db: Change, gateway_id: str, given: CreateKey, new: Ne
         {
             "key_id": new.key_id, "gateway_id": gateway_id, "name": given.name, "description": given.description,
             "type": given.type, "generation": given.generation, "status": given.status,
-            # A KMS key keeps no part of its value, so its mask shows none.
-            "masked_value": MASK if given.generation == "KMS" else masked(new.value.text()),
+            "masked_value": _mask(app, given, new.value),
             **_credential_columns(given.credential, db.now_ms), **columns,
         }
     )  # fmt: skip
@@ -78,7 +77,7 @@ def _value(app: Services, given: CreateKey) -> Secret:
         return read_credential(app, given.credential)
     if given.value is None:
         return Secret(make_system_value(prefix, os.urandom).encode())
-    text = given.value.get_secret_value()
+    text = given.value.text()
     fault = foreign_fault(text, prefix)
     if fault:
         raise invalid("value", fault)
@@ -86,7 +85,7 @@ def _value(app: Services, given: CreateKey) -> Secret:
     if weak:
         problem = invalid("value", weak)
         raise Problem("WeakValue", problem.detail, errors=problem.errors)
-    return Secret(text.encode())
+    return given.value
 
 
 def read_credential(app: Services, credential: Credential) -> Secret:
@@ -110,6 +109,14 @@ def credential_fault(content: Secret, prefix: str) -> str | None:
         return foreign_fault(content.reveal().decode("ascii"), prefix)
     except UnicodeDecodeError:
         return "may only contain letters, digits and - . _ ~ + / ="
+
+
+def _mask(app: Services, given: CreateKey, value: Secret) -> str:
+    """A KMS key keeps no part of its value, so its mask shows none."""
+    if given.generation == "KMS":
+        return MASK
+    text = value.text()
+    return masked(text) if given.generation == "System" else custom_mask(text, app.settings.custom_value_min_bits)
 
 
 def _credential_columns(credential: Credential | None, now_ms: int) -> dict[str, Any]:
@@ -227,7 +234,7 @@ def delete(app: Services, caller: Caller, gateway_id: str, key_id: str, *, dry_r
 def reveal(app: Services, caller: Caller, gateway_id: str, key_id: str, given: RevealKey) -> Secret:
     """The value of a System or Custom key. The audit row is committed before the value leaves.
 
-    Raises RevealDisabled, RevealLimitExceeded, KeyNotFound and ManagedByKms.
+    Raises RevealDisabled, RevealLimitExceeded, KeyNotFound, ManagedByKms and ValueDamaged.
     """
     if not app.settings.reveal_enabled:
         raise Problem("RevealDisabled")
@@ -247,7 +254,10 @@ def reveal(app: Services, caller: Caller, gateway_id: str, key_id: str, given: R
         db.remember({"key_id": key_id, "value": None})
 
     sealed = app.store.read(find_sealed)
-    value = app.key_vault.open(app.place_of_key(gateway_id, key_id), sealed)
+    try:
+        value = app.key_vault.open(app.place_of_key(gateway_id, key_id), sealed)
+    except SealBroken as broken:
+        raise Problem("ValueDamaged", reason=str(broken)) from None
     app.change(caller, record)
     return value
 

@@ -20,9 +20,12 @@ TOKEN68 = frozenset(BASE62.encode() + b"-._~+/=")
 _TOKEN68_BYTES = bytes(sorted(TOKEN68))
 # Byte -> base62 digit; 255 for what is none.
 _DIGITS = bytes(BASE62.encode().find(byte) % 256 for byte in range(256))
+# Byte -> its base62 character, each of them four times; the bytes behind have none.
+_REJECTED = bytes(range(248, 256))
+_CHARS = BASE62.encode() * 4 + _REJECTED
 VALUE_BYTES_MIN, VALUE_BYTES_MAX = 8, 256
 BODY_CHARS, CHECKSUM_CHARS = 32, 6
-MASK = "****"
+MASK, MASK_SHOWS = "****", 3
 _SHA256_BLOCK = 64
 _INNER_PAD, _OUTER_PAD = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))
 _GATEWAYS_REMEMBERED_MAX = 64
@@ -32,10 +35,10 @@ RandomBytes = Callable[[int], bytes]
 
 def random_base62(length: int, random_bytes: RandomBytes) -> str:
     """`length` base62 characters, uniform: bytes of 248 and above are rejected, since 256 is no multiple of 62."""
-    chars: list[str] = []
+    chars = b""
     while len(chars) < length:
-        chars += [BASE62[byte % 62] for byte in random_bytes(2 * length) if byte < 248]
-    return "".join(chars[:length])
+        chars += random_bytes(2 * length).translate(_CHARS, _REJECTED)
+    return chars[:length].decode()
 
 
 def checksum(text: str) -> str:
@@ -86,7 +89,7 @@ def foreign_fault(value: str, prefix: str) -> str | None:
 
 def masked(value: str) -> str:
     """First 3 + `****` + last 3 characters; only `****` when that would show half of the value or more."""
-    return f"{value[:3]}{MASK}{value[-3:]}" if len(value) > 12 else MASK
+    return f"{value[:MASK_SHOWS]}{MASK}{value[-MASK_SHOWS:]}" if len(value) > 4 * MASK_SHOWS else MASK
 
 
 def lookup_digest(lookup_key: bytes, gateway_id: str, value: bytes) -> bytes:

@@ -188,6 +188,12 @@ class ListAudit(Cursored):
     from_: Moment | None = Field(default=None, alias="from")
     to: Moment | None = None
 
+    @model_validator(mode="after")
+    def _some_time(self) -> ListAudit:
+        if self.from_ is not None and self.to is not None and self.to < self.from_:
+            raise FieldFault("to", "must not be before `from`")
+        return self
+
 
 class CreateConsumer(Input):
     """POST /consumers."""

@@ -12,12 +12,12 @@ from urllib.parse import unquote
 
 from pydantic import ValidationError
 
-from consumer_keys.errors import FieldError, FieldFault, Problem, Replayed, field_name, invalid
+from consumer_keys.errors import Problem, Replayed, field_name, invalid
+from consumer_keys.fields import field_error
 from consumer_keys.web import Reply, Request, allowed_methods, parse_json, plain_id, respond
 
 BAD_REQUEST = 400
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
-_MESSAGES = {"extra_forbidden": "is not a field of this call", "missing": "is required"}
 
 
 class Operation(NamedTuple):
@@ -103,6 +103,9 @@ def read_input(operation: Operation, request: Request, params: Mapping[str, str]
     if request.kind == "direct":
         fields = {name: value for name, value in request.fields.items() if name not in params}
         return validate(operation.body or operation.query, fields)
+    for name, value in request.query.items():
+        if isinstance(value, list):
+            raise invalid(field_name(str(name)), "is given more than once")
     if operation.query is None and request.query:
         raise invalid(field_name(str(next(iter(request.query)))), "is not a parameter of this call")
     if operation.query is not None:
@@ -120,15 +123,6 @@ def validate(model: Any, fields: Mapping[str, Any]) -> Any:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        faults = [_field_error(fault) for fault in error.errors(include_url=False, include_input=False)]
+        faults = [field_error(fault) for fault in error.errors(include_url=False, include_input=False)]
     first = faults[0]
     raise Problem("InvalidParameter", f"{first.field}: {first.message}", errors=faults)
-
-
-def _field_error(fault: Any) -> FieldError:
-    field = ".".join(field_name(str(part)) for part in fault["loc"]) or "body"
-    cause = fault.get("ctx", {}).get("error")
-    if isinstance(cause, FieldFault):
-        return FieldError(cause.field, str(cause))
-    message = str(cause) if isinstance(cause, ValueError) else str(fault["msg"])
-    return FieldError(field, _MESSAGES.get(fault["type"], message))

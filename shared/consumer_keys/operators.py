@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from consumer_keys import tc3
 from consumer_keys.access import authorise
-from consumer_keys.errors import Problem
+from consumer_keys.errors import Problem, SealBroken
 from consumer_keys.model import Caller
 from consumer_keys.secret import Secret
 from consumer_keys.snapshot import OperatorRecord
@@ -59,9 +59,11 @@ def signed_by(
 ) -> tuple[OperatorRecord, tc3.Signature]:
     """The enabled operator who signed exactly this request for one of `services`. Raises tc3.SignatureRefused.
 
-    Secrets are opened with data keys that the vault keeps for at most 15 minutes.
+    Secrets are opened with data keys that the vault keeps for at most 15 minutes. A stored secret that does not open
+    signs nothing; that is a matter of this operator alone, whose other secrets count as ever.
     """
     known: list[Operator] = []
+    damaged: list[str] = []
     now_ms = app.now_ms()
 
     def secret_keys(secret_id: str) -> list[str]:
@@ -71,12 +73,19 @@ def signed_by(
         known.append(found[0])
         if found[0].status != "Enable":
             return []
-        place = app.place_of_operator(secret_id)
-        return [app.operator_vault.open(place, sealed).text() for sealed in found[1]]
+        place, secrets = app.place_of_operator(secret_id), list[str]()
+        for sealed in found[1]:
+            try:
+                secrets.append(app.operator_vault.open(place, sealed).text())
+            except SealBroken:
+                damaged.append(secret_id)
+        return secrets
 
     try:
         signature = tc3.verify(request, now_ms / 1000, services, secret_keys)
     except tc3.SignatureRefused as refused:
+        if refused.reason in (tc3.UNKNOWN_ID, tc3.MISMATCH) and damaged:
+            raise tc3.SignatureRefused(tc3.DAMAGED) from None
         if refused.reason == tc3.UNKNOWN_ID and known:
             raise tc3.SignatureRefused(tc3.DISABLED) from None
         raise

@@ -19,6 +19,7 @@ from consumer_keys.failpoints import Upload, reach
 from consumer_keys.snapshot import (
     ANY_TIME_MS,
     POINTER,
+    ForeignEnvironmentError,
     Manifest,
     Overlay,
     Part,
@@ -40,8 +41,7 @@ OVERLAY_ENTRIES_MAX = 5_000
 OVERLAY_SHARE_MAX, OVERLAY_SHARE_FROM = 0.05, 100
 SHRINK_SHARE_MAX, SHRINK_KEYS = 0.30, 10
 KEEP_MS, KEEP_VERSIONS, CLEAN_UP_MAX = 86_400_000, 20, 200
-WAIT_STEPS, WAIT_STEP_SECONDS = 100, 0.02
-_ROUNDS = 3
+WAIT_STEPS, WAIT_STEP_SECONDS, _ROUNDS = 100, 0.02, 3
 
 
 class Bucket(Protocol):
@@ -163,8 +163,8 @@ class Publisher:
         try:
             return self._rounds(turn, state)
         except SnapshotShrinks:
-            if heartbeat:
-                self._renew(turn, state)
+            if heartbeat:  # as it is now: an earlier round may have published before a mass removal was committed
+                self._renew(turn, self._store.snapshot(lambda db: db.published()))
             raise
         finally:
             if not turn.released:
@@ -296,27 +296,27 @@ class Publisher:
 
     def _renew(self, turn: _Turn, state: Published) -> None:
         """Keeps the last snapshot in force while a guard holds: the mishap must not end validation an hour later."""
-        if state.base is None:
-            return
         last = turn.pointer
         if last is None or last.version < state.published_version:
             # An old pointer that arrived late, or none: what the database recorded is what readers have seen.
-            last = self._recorded(state, state.base)
+            last = self._recorded(state)
         if last is None:
             return
         outcome = Outcome(self._reserve(turn, last.base, last.overlay), last.revision)
         self._point(turn, outcome, last.base, last.overlay, self._readers(state, None))
-        self._record(turn, outcome, state.base, state.base_revision, state.published_count, 0, last=True)
+        # A pointer that was written and not recorded may name a base that was built for it.
+        base_revision = state.base_revision if last.base == state.base else last.revision
+        self._record(turn, outcome, last.base, base_revision, state.published_count, 0, last=True)
 
-    def _recorded(self, state: Published, base: Part) -> Manifest | None:
+    def _recorded(self, state: Published) -> Manifest | None:
         name = self._store.snapshot(lambda db: db.overlay_of(state.published_version))
         data = None if name is None else self._bucket.get(self._prefix + name)
-        if data is None:
+        if data is None or state.base is None:
             return None
         document = json.loads(data)
         overlay = _overlay_part(data, len(document["keys"]) + len(document["consumers"]))
         version, revision = state.published_version, state.published_revision
-        return Manifest(self._environment, version, revision, 0, "", base, overlay)
+        return Manifest(self._environment, version, revision, 0, "", state.base, overlay)
 
     def _manifest_in_bucket(self, state: Published) -> Manifest | None:
         data = self._bucket.get(self._prefix + POINTER)
@@ -325,10 +325,10 @@ class Publisher:
         for version in state.alive(self._root_version).newest_first:
             try:
                 # Its date does not matter: a pointer written under a wrong clock has a version that was given out, too.
-                return open_manifest(
-                    data, self._manifest_key(version), environment=self._environment, version_min=0,
-                    now_ms=ANY_TIME_MS,
-                )  # fmt: skip
+                key = self._manifest_key(version)
+                return open_manifest(data, key, environment=self._environment, version_min=0, now_ms=ANY_TIME_MS)
+            except ForeignEnvironmentError as foreign:
+                raise PublicationRefused(f"{foreign}; look at ENVIRONMENT") from None
             except SnapshotError:
                 pass  # under the other version; or not ours, or damaged: readers refuse it, and it is about to go
         return None

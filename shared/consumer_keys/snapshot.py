@@ -39,6 +39,10 @@ class SnapshotError(Exception):
     safe_to_log = True
 
 
+class ForeignEnvironmentError(SnapshotError):
+    """The manifest is authentic and another environment's."""
+
+
 class KeyRecord(NamedTuple):
     """What validation needs of one accepted value. `ends_at` is Unix seconds, 0 for none."""
 
@@ -279,7 +283,7 @@ def open_manifest(data: bytes, manifest_key: bytes, *, environment: str, version
         raise SnapshotError("the manifest is not signed by this deployment's root secret")
     manifest = _manifest(body)
     if manifest.environment != environment:
-        raise SnapshotError("the manifest belongs to another environment")
+        raise ForeignEnvironmentError("the manifest belongs to another environment")
     if manifest.version < version_min:
         raise SnapshotError("the manifest is older than one seen before")
     if manifest.created_at_ms > now_ms + CREATED_AHEAD_MS_MAX:

@@ -93,7 +93,7 @@ class SnapshotCache:
         clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self._source, self._open_base, self._report = source, open_base, report
-        self._manifest_key, self._environment, self._folder = manifest_key, environment, folder
+        self._manifest_key, self._environment, self.folder = manifest_key, environment, folder
         self._poll, self._max_age, self._clock = poll_seconds, max_age_seconds, clock
         self._lock, self._rechecks_lock = allocate_lock(), allocate_lock()
         self._snapshot: Snapshot | None = None
@@ -221,10 +221,10 @@ class SnapshotCache:
             return held.base
         if part.size > BASE_BYTES_MAX:
             raise SnapshotError("the base file is too large")
-        os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        os.makedirs(self.folder, mode=0o700, exist_ok=True)
         # A mapped file is never written again, so every download has a name of its own.
         self._downloads += 1
-        path = os.path.join(self._folder, f"{os.getpid()}-{id(self):x}-{self._downloads}.lmdb")
+        path = os.path.join(self.folder, f"{os.getpid()}-{id(self):x}-{self._downloads}.lmdb")
         try:
             self._source.download(part.name, part.size, path)
             _check(part, os.path.getsize(path), _file_sha256(path))

@@ -14,7 +14,7 @@ from consumer_keys.signing import cos_authorization, tc3_authorization
 
 TIMEOUT_SECONDS = 3.0
 _SIGN_BEFORE, _SIGN_AFTER = 60, 600
-_REPLY_BYTES_MAX = 1 << 20
+_REPLY_BYTES_MAX, _CODE_CHARS_MAX = 1 << 20, 64
 
 Credential = Callable[[], tuple[str, str, str | None]]
 
@@ -106,10 +106,11 @@ class SnapshotSource:
             raise _broken(error) from None
         if response.status in (200, 304):
             return response
-        self._read(response, _REPLY_BYTES_MAX)
-        if response.status == 404:
-            raise Gone("SnapshotUnavailable", "cos", "GetObject", "404")
-        raise Unavailable("SnapshotUnavailable", "cos", "GetObject", str(response.status))
+        reply = self._read(response, _REPLY_BYTES_MAX)
+        code = reply.partition(b"<Code>")[2].partition(b"</Code>")[0].decode("latin-1")
+        if not 0 < len(code) <= _CODE_CHARS_MAX or not code.isalnum():
+            code = str(response.status)
+        raise (Gone if response.status == 404 else Unavailable)("SnapshotUnavailable", "cos", "GetObject", code)
 
     def _exchange(self, path: str, headers: dict[str, str]) -> Response:
         """One request; if a kept connection turns out to be closed by the server, once more over a new one."""

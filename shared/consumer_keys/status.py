@@ -8,25 +8,35 @@ from typing import TYPE_CHECKING, Any
 from consumer_keys.model import Caller, timestamp
 
 if TYPE_CHECKING:
+    from consumer_keys.store.reads import Reads
     from consumer_keys.wiring import Services
 
 
 def show(app: Services, caller: Caller) -> dict[str, Any]:
     """Gateways of the caller, database and published revision, snapshot version and age, last sync report.
 
-    To a caller of some gateways the report names no key: it may be another gateway's.
+    `undeclared` counts keys of gateways that the settings do not name: they are validated, and nobody can manage them.
+    A caller of some gateways is told of none, and of no key of another gateway by the report; the report's numbers are
+    the deployment's.
     """
-    row = app.store.read(lambda db: db.status())
-    now = app.now_ms()
-    mine = [
-        gateway for gateway in app.settings.gateways if caller.gateways is None or gateway.gateway_id in caller.gateways
-    ]
-    published_at, report = row["published_at"], json.loads(row["sync_report"] or "null")
-    if report is not None and caller.gateways is not None:
-        del report["quarantined_keys"]
+    mine = caller.gateways
+
+    def read(db: Reads) -> tuple[Any, Any, dict[str, int]]:
+        row = db.status()
+        report = json.loads(row["sync_report"] or "null")
+        if report is not None and mine is not None:
+            report["quarantined_keys"] = db.keys_among(mine, report.get("quarantined_keys", []))
+        return row, report, db.keys_by_gateway() if mine is None else {}
+
+    row, report, counts = app.store.read(read)
+    now, published_at = app.now_ms(), row["published_at"]
+    declared = {gateway.gateway_id: gateway for gateway in app.settings.gateways}
     return {
         "environment": app.settings.environment,
-        "gateways": [gateway._asdict() for gateway in mine],
+        "gateways": [gateway._asdict() for ident, gateway in declared.items() if mine is None or ident in mine],
+        "undeclared": [
+            {"gateway_id": ident, "keys": count} for ident, count in sorted(counts.items()) if ident not in declared
+        ],
         "revision": row["revision"],
         "snapshot": {
             "version": row["published_version"],

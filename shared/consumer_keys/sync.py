@@ -187,8 +187,9 @@ class _Run:
             return {"cleaned_objects": 0, "clean_up_error": None}
         try:
             return {"cleaned_objects": self._app.publisher.clean_up(), "clean_up_error": None}
-        except CloudFailure as failure:
-            return {"cleaned_objects": 0, "clean_up_error": failure.code}
+        except (CloudFailure, PublicationRefused) as failure:
+            reason = failure.code if isinstance(failure, CloudFailure) else str(failure)
+            return {"cleaned_objects": 0, "clean_up_error": reason}
 
 
 def _publish(publish: Callable[[], Outcome | None]) -> dict[str, Any]:

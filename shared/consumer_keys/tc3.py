@@ -31,8 +31,9 @@ _NOBODY = "no operator has this secret key"
 
 MALFORMED, EXPIRED, UNKNOWN_ID, DISABLED = "Malformed", "Expired", "UnknownId", "Disabled"
 MISMATCH, TOKEN, UNSIGNED_PAYLOAD, FOREIGN_SERVICE = "Mismatch", "Token", "UnsignedPayload", "ForeignService"
-# Reason -> what the sender may be told. Unknown or disabled id and wrong signature say the same, so that nobody learns
-# who exists.
+DAMAGED = "Damaged"
+# Reason -> what the sender may be told. Unknown or disabled id, wrong signature and a stored secret that does not open
+# say the same, so that nobody learns who exists.
 REASONS = {
     MALFORMED: "Sign the request with TC3-HMAC-SHA256 and an operator's pair; X-TC-Timestamp, Content-Type and Host are"
     " needed, each once.",
@@ -43,6 +44,7 @@ REASONS = {
     UNKNOWN_ID: "A valid operator credential is required.",
     DISABLED: "A valid operator credential is required.",
     MISMATCH: "A valid operator credential is required.",
+    DAMAGED: "A valid operator credential is required.",
 }
 
 
@@ -62,6 +64,10 @@ class SignedRequest(NamedTuple):
     query: Mapping[str, Any]
     headers: Mapping[str, Any]
     body: bytes
+
+    def __repr__(self) -> str:
+        """The method alone, as `web.Request` does: a body may hold a value."""
+        return f"SignedRequest(method={self.method!r})"
 
 
 class Signature(NamedTuple):

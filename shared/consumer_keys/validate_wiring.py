@@ -81,7 +81,7 @@ class Validation:
         token = web.bearer_token(request)
         digest = b"" if token is None else access.token_digest(self.operator_key, token)
         operator = self.cache.current().operator(digest) or self.cache.recheck().operator(digest)
-        ended = operator is not None and 0 < operator.ends_at <= time.time()
+        ended = operator is not None and 0 < operator.ends_at <= self.cache.now_seconds()
         return None if ended else operator
 
     def close(self) -> None:

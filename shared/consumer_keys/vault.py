@@ -39,11 +39,15 @@ class Kms(Protocol):
         """(plaintext, blob)."""
 
     def decrypt(self, blob: str, context: str) -> bytes:
-        """The plaintext of a blob."""
+        """The plaintext of a blob. Raises SealBroken for one that was not made under this context."""
 
 
 class DataKey(NamedTuple):
-    """A wrapped data key as it is stored; no plaintext."""
+    """A wrapped data key as it is stored; no plaintext.
+
+    `context` is what KMS bound the blob to, for the record: whoever unwraps works it out anew, so that no row of the
+    database has a say in it.
+    """
 
     data_key_id: str
     purpose: str
@@ -116,7 +120,8 @@ class Vault:
         encoded = [part.encode() for part in parts]
         return b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
 
-    def _context(self, data_key_id: str) -> str:
+    def context(self, data_key_id: str) -> str:
+        """The EncryptionContext of a data key, which KMS compares as text: it depends on nothing that is stored."""
         fields = {"app": "consumer-keys", "env": self._environment, "purpose": self._purpose, "dek": data_key_id}
         return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
@@ -125,7 +130,7 @@ class Vault:
             self._forget_old()
             if self._current is None or self._current[3] >= USES_MAX:
                 data_key_id = os.urandom(_ID).hex()
-                context = self._context(data_key_id)
+                context = self.context(data_key_id)
                 plaintext, blob = self._kms.generate_data_key(self._kms_key_id, context)
                 self._add(DataKey(data_key_id, self._purpose, self._kms_key_id, blob, context))
                 self._current = (data_key_id, plaintext, time.time(), 0)
@@ -142,7 +147,7 @@ class Vault:
                 stored = self._find(data_key_id)
                 if stored is None or stored.purpose != self._purpose:
                     raise SealBroken("its data key is not known")
-                self._opened[data_key_id] = (self._kms.decrypt(stored.blob, stored.context), time.time())
+                self._opened[data_key_id] = (self._kms.decrypt(stored.blob, self.context(data_key_id)), time.time())
                 while len(self._opened) > PLAINTEXT_KEYS_MAX:
                     self._opened.popitem(last=False)
             self._opened.move_to_end(data_key_id)

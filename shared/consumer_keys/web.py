@@ -45,6 +45,10 @@ class Request(NamedTuple):
     request_id: str
     context: Any = None
 
+    def __repr__(self) -> str:
+        """What the log says of it: no header, path, query or body, any of which may hold a secret."""
+        return f"Request(kind={self.kind!r}, method={self.method!r}, request_id={self.request_id!r})"
+
     def header(self, name: str) -> str | None:
         """The value of a header that came once, else None; a header that came twice has no value."""
         value = self.headers.get(name)
@@ -61,6 +65,10 @@ class Reply(NamedTuple):
     body: Any
     headers: Mapping[str, str] = {}
     noted: Mapping[str, Any] = {}
+
+    def __repr__(self) -> str:
+        """The status alone: a body may hold a value."""
+        return f"Reply(status={self.status!r})"
 
 
 def parse_event(event: Any, context: Any) -> Request:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Protocol, TypeVar
 
 from consumer_keys import config, log, operators, snapshot_base, web
@@ -44,6 +44,8 @@ class Services:
         self.key_vault = self.vault("values", self._add_data_key)
         self.operator_vault = self.vault("operators", self._add_data_key)
         self.failures = FailureLimit(settings.auth_failures_per_minute, time.monotonic)
+        # Who is told of a change that was committed and not published: the log, or the person at a terminal.
+        self.report_unpublished: Callable[[BaseException], None] = partial(log.emit_exception, "publish_failed")
         self._root_keys: dict[str, RootKeys] = {}
         self._lock = threading.Lock()
 
@@ -115,7 +117,7 @@ class Services:
 
     def publish_after(self, revision: int) -> None:
         """Publishes what was committed as this revision, unless somebody has; a failure is only logged."""
-        quietly(self.publisher, revision, lambda error: log.emit_exception("publish_failed", error))
+        quietly(self.publisher, revision, self.report_unpublished)
 
     def publish_pending(self) -> None:
         """Publishes what was committed and not published yet, best effort."""
@@ -194,11 +196,12 @@ def services() -> Services:
 
 @lru_cache(maxsize=64)
 def _built(function: str, settings: config.Settings) -> Services:  # noqa: ARG001 - each function has its own role
-    built = Services(settings, _database(settings.database_url or ""))
+    built = Services(settings, database(settings.database_url or ""))
     _live.append(built)
     return built
 
 
 @lru_cache(maxsize=4)
-def _database(url: str) -> Database:
+def database(url: str) -> Database:
+    """The database at this URL; the same one for the same URL, with the statements that it has compiled."""
     return Database(url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -35,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _Stopped:
         return 0
     except (CloudError, StateError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
+        busy = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        sys.stderr.write(f"Port {options.port} on 127.0.0.1 is already in use.\n" if busy else f"{error}\n")
         return 1
 
 

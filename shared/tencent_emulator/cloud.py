@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tencent_emulator import cam
 from tencent_emulator.actions import Params, checked
 from tencent_emulator.cos import Cos
-from tencent_emulator.errors import CloudError, StateError
+from tencent_emulator.errors import CloudError, StateError, StateInUse
 from tencent_emulator.faults import Call, Faults, Limits, Plan
 from tencent_emulator.kms import Kms
 from tencent_emulator.scf import Function, Scf
@@ -29,7 +29,7 @@ from tencent_emulator.tc3 import Credential
 if TYPE_CHECKING:
     from tencent_emulator.server import Server
 
-__all__ = ["Call", "Cloud", "CloudError", "StateError"]
+__all__ = ["Call", "Cloud", "CloudError", "StateError", "StateInUse"]
 
 JOURNAL_MAX = 100_000
 

@@ -13,3 +13,7 @@ class CloudError(Exception):
 
 class StateError(Exception):
     """The state folder cannot be used; the text is one sentence that names the file."""
+
+
+class StateInUse(StateError):  # noqa: N818 - a state, not a mistake
+    """Another emulator has the state folder."""

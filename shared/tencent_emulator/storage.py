@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from tencent_emulator.errors import StateError
+from tencent_emulator.errors import StateError, StateInUse
 
 Doc = dict[str, Any]
 
@@ -226,7 +226,7 @@ def _claim(folder: Path) -> int:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(held)
-        raise StateError(f"The state folder {folder} is in use by another emulator.") from None
+        raise StateInUse(f"The state folder {folder} is in use by another emulator.") from None
     return held
 
 

@@ -125,3 +125,14 @@ def test_another_python_than_the_runtime_s_is_refused_in_one_sentence(tmp_path: 
 def test_an_unknown_function_is_refused_in_one_sentence(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["build", "nope", "--here", "--out", str(tmp_path)])
     assert (done.exit_code, done.output) == (1, "Error: The template has no function nope.\n")
+
+
+def test_an_interpreter_that_does_not_run_is_shown_with_its_own_words(tmp_path: Path) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho 'libpython3.10.so: cannot open shared object file' >&2\nexit 127\n")
+    broken.chmod(0o700)
+    for python, said in ((broken, "cannot open shared object file"), (tmp_path / "none", "No such file or directory")):
+        done = CliRunner().invoke(cli, ["build", "front_door", "--python", str(python), "--out", str(tmp_path / "out")])
+        assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+        assert str(python) in done.stderr
+        assert said in done.stderr

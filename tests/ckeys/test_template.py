@@ -17,6 +17,7 @@ from ckeys.template import (
     load_template,
     parse_template,
 )
+from consumer_keys import config
 
 PROJECT = load_template(Path(__file__).parents[2] / "template.yaml")
 BASE = "/v1/gateways/default"
@@ -55,6 +56,13 @@ Resources:
 """
 
 
+# What is safe by default, and weaker by no more than a line of the template.
+PROTECTING = {
+    "CLEAR_VALUES", "KEY_IN_QUERY", "REVEAL_ENABLED", "REVEALS_PER_MINUTE", "REVEALS_PER_DAY", "CUSTOM_VALUE_MIN_BITS",
+    "AUTH_FAILURES_PER_MINUTE",
+}  # fmt: skip
+
+
 def edited(old: str, new: str) -> Template:
     assert SMALL.count(old) >= 1
     return parse_template(SMALL.replace(old, new, 1))
@@ -68,6 +76,12 @@ def routed(*routes: tuple[str, str]) -> Template:
 
 
 # The project's template.
+
+
+def test_no_function_is_deployed_with_a_setting_that_protects_less() -> None:
+    assert {setting.name for setting in config.SETTINGS} >= PROTECTING
+    for function in PROJECT.functions:
+        assert not PROTECTING & function.environment.keys(), function.name
 
 
 @pytest.mark.parametrize(
@@ -129,13 +143,28 @@ def test_who_waits_for_another_function_may_take_longer_than_that_one() -> None:
     assert chain == sorted(set(chain), reverse=True)
 
 
-def test_validation_and_the_front_door_get_no_database_and_no_master_key() -> None:
-    general = PROJECT.function("create_key").environment
-    assert {"DATABASE_URL", "KMS_KEY_ID", "KMS_OPERATOR_KEY_ID", "COS_BUCKET"} <= general.keys()
-    validation = PROJECT.function("validate_key").environment
-    assert not {"DATABASE_URL", "KMS_KEY_ID", "KMS_OPERATOR_KEY_ID"} & validation.keys()
-    assert validation.items() <= general.items()  # the same value wherever a setting stands twice
-    assert PROJECT.function("front_door").environment == {}
+# What validation works with; it has no database and opens nothing.
+VALIDATING = {
+    "GATEWAYS", "KEY_PREFIX", "ROOT_SECRET_NAME", "COS_BUCKET", "SNAPSHOT_POLL_SECONDS", "SNAPSHOT_MAX_AGE_SECONDS",
+}  # fmt: skip
+# What the functions share that work on the database. The names of the KMS keys open nothing: that is for the roles.
+MANAGING = VALIDATING | {
+    "DATABASE_URL", "KMS_KEY_ID", "KMS_OPERATOR_KEY_ID", "CREDENTIAL_CACHE_SECONDS", "SSM_REQUESTS_PER_SECOND",
+    "CREDENTIAL_PREFIX",
+}  # fmt: skip
+
+
+def test_each_function_gets_the_settings_that_it_needs_and_no_other() -> None:
+    """Written down once more and by hand: a setting that comes in sight of a function is a decision."""
+    own = {"validate_key": VALIDATING, "front_door": set()}
+    given = {function.name: set(function.environment) for function in PROJECT.functions}
+    assert given == {function.name: own.get(function.name, MANAGING) for function in PROJECT.functions}
+
+
+def test_a_setting_has_the_same_value_wherever_it_stands() -> None:
+    shared = PROJECT.function("create_key").environment
+    for function in PROJECT.functions:
+        assert function.environment.items() <= shared.items(), function.name
 
 
 def test_variables_fit_into_what_the_platform_allows() -> None:

@@ -1,4 +1,4 @@
-"""The envelope, the codes and the roles: what the vendor's clients can rely on when something is refused."""
+"""The envelope and the codes: what the vendor's clients can rely on when something is refused."""
 
 from __future__ import annotations
 
@@ -174,24 +174,10 @@ def test_a_captured_request_changes_nothing_later_under_any_action(clock: TestCl
         assert cloud.error(event)[0] == "AuthFailure.SignatureExpire"
 
 
-@pytest.mark.parametrize("role", ["verifier", "viewer", "editor", "revealer", "admin"])
-def test_roles_hold_as_in_rest(api: Api, role: str) -> None:
-    from consumer_keys.access import ROLES
-
-    admin = Cloud(api)
-    key = admin.key()
-    pair = api.deployment.add_operator(f"cloud-{role}", role)
-    them = Cloud(api, pair)
-    for name, action in ACTIONS.items():
-        # Roles are decided before anything of the request is looked at but its action.
-        code = them.error(them.event("cngw", name, {"GatewayId": "default", "Nonsense": 1}))[0]
-        allowed = set(action.functions) <= ROLES[role]
-        assert code == ("UnknownParameter" if allowed else "UnauthorizedOperation.CamNoAuth"), name
-    reveals = {"SecretKeyId": key}
-    if role in ("revealer", "admin"):
-        assert them("DescribeSecretKeyValue", **reveals).startswith("ck_")
-    else:
-        assert them.refused("DescribeSecretKeyValue", **reveals)[0] == "UnauthorizedOperation.CamNoAuth"
+@pytest.mark.parametrize("role", ["revealer", "admin"])
+def test_who_may_reveal_is_shown_the_value(api: Api, role: str) -> None:
+    them = Cloud(api, api.deployment.add_operator(f"cloud-{role}", role))
+    assert them("DescribeSecretKeyValue", SecretKeyId=Cloud(api).key()).startswith("ck_")
 
 
 def test_no_value_leaves_where_the_deployment_returns_none_in_clear(make_deployment: Callable[..., Deployment]) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tencentcloud.common.exception.tencent_cloud_sdk_exception import TencentCloudSDKException
 
 from tests.cloud_api.clients import Vendor
 from tests.e2e.conftest import Local
@@ -107,20 +109,48 @@ def test_a_consumer_is_made_together_with_its_key(service: str, local: Local, ve
     assert "自动二" not in [each.Name for each in listed]
 
 
-def test_keys_are_moved_over_as_the_document_says(local: Local, vendor: Vendor) -> None:
-    """The document's own code, from one gateway to another; callers keep their keys."""
+def test_keys_are_moved_over_as_the_document_says(
+    local: Local, vendor: Vendor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The document's own code, from one gateway to another, in pages of two; callers keep their keys."""
     text = (Path(__file__).parents[2] / "docs" / "coming-from-tencent.md").read_text(encoding="utf-8")
     code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[-1].partition("\n")[2]
     there, here = vendor._replace(gateway_id="move-from"), vendor._replace(gateway_id="move-to")
-    for name, value in (("one", "ak-Wm4Kd8sQz7Tn2Rb5"), ("密钥二", "sk-kT7vQ2xM9pLr4WzB")):
+    given = {
+        "one": "ak-Wm4Kd8sQz7Tn2Rb5",
+        "密钥二": "sk-kT7vQ2xM9pLr4WzB",
+        "off": "ak-Wm4Kd8sQz7Tn2Rb6",
+        "weak": "ak-9fK2xQ7mZt4",
+    }
+    ids = {}
+    for name, value in given.items():
         custom = {"GenerateType": "Custom", "SecretValue": value}
-        there.common("cngw", "CreateSecretKey", Name=name, SecretType="ApiKey", ResourceType="Consumer", **custom)
+        ids[name] = there.common(
+            "cngw", "CreateSecretKey", Name=name, SecretType="ApiKey", ResourceType="Consumer", **custom
+        )["Result"]["ID"]  # fmt: skip
+    there.typed("tse", "ModifySecretKeyStatus", SecretKeyId=ids["off"], Status="Disable")
+
+    def old(action: str, **fields: Any) -> Any:
+        answer = there.common("cngw", action, **fields)
+        # The vendor takes weaker values than we do.
+        weak = action.endswith("SecretKeyValue") and fields["SecretKeyId"] == ids["weak"]
+        return {**answer, "Result": "sk-xxxxxxxx"} if weak else answer
+
+    def new(action: str, **fields: Any) -> Any:
+        return here.common("cngw", action, **fields)
+
+    code = code.replace("Limit=100", "Limit=2").replace("offset + 100", "offset + 2")
+    names: dict[str, Any] = {"old": old, "new": new, "TencentCloudSDKException": TencentCloudSDKException}
+    exec(code, names)  # the document is ours
+    assert list(names["failed"]) == ["weak"]
+    assert "3 of 4 keys are moved; {'weak': 'InvalidParameterValue" in capsys.readouterr().out
+    there.typed("tse", "ModifySecretKeyStatus", SecretKeyId=ids["weak"], Status="Disable")
+    there.common("cngw", "DeleteSecretKey", SecretKeyId=ids["weak"])
     clients = {"old": there, "new": here}
-    exec(code, {  # the document is ours
-        name: lambda action, me=me, **fields: me.common("cngw", action, **fields) for name, me in clients.items()
-    })  # fmt: skip
     listed = [me.common("cngw", "DescribeSecretKeyList", Limit=10, Offset=0)["Result"] for me in clients.values()]
-    assert [page["TotalCount"] for page in listed] == [2, 2]
+    assert [page["TotalCount"] for page in listed] == [3, 3]
+    statuses = [{key["Name"]: key["Status"] for key in page["SecretKeys"]} for page in listed]
+    assert statuses == [{"one": "Enable", "密钥二": "Enable", "off": "Disable"}] * 2
     values = [
         {
             key["Name"]: me.common("cngw", "DescribeSecretKeyValue", SecretKeyId=key["SecretKeyId"])["Result"]
@@ -129,4 +159,5 @@ def test_keys_are_moved_over_as_the_document_says(local: Local, vendor: Vendor) 
         for me, page in zip(clients.values(), listed, strict=True)
     ]
     assert values[0] == values[1]
-    assert {verdict(local, "move-to", value) for value in values[0].values()} == {"KeyUnbound"}
+    verdicts = {name: verdict(local, "move-to", value) for name, value in values[0].items()}
+    assert verdicts == {"one": "KeyUnbound", "密钥二": "KeyUnbound", "off": "KeyDisabled"}

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import schemathesis
+from pydantic import ValidationError
 
 from ckeys.deployment import ROOT, Deployment
 from ckeys.front import load_handlers
 from ckeys.local import described as described_routes
 from ckeys.openapi import ANY_METHODS, document, text
 from consumer_keys.errors import CODES
+from consumer_keys.model import UpdateKey
 from tests.contract import described
 from tests.contract.described import DOCUMENT, OPERATIONS, TEMPLATE
 
@@ -21,6 +24,21 @@ HANDLERS = load_handlers(ROOT / "functions", TEMPLATE)
 def test_the_kept_document_is_what_the_code_makes() -> None:
     kept = (ROOT / "openapi.json").read_text(encoding="utf-8")
     assert kept == text(TEMPLATE, HANDLERS), "run: .venv/bin/ckeys openapi > openapi.json"
+
+
+def test_the_pattern_of_free_text_is_what_the_calls_take() -> None:
+    """For every character of the first plane, and some beyond; lone surrogates are no text in JSON."""
+    described_so = DOCUMENT["components"]["schemas"]["UpdateKey"]["properties"]["description"]["pattern"]
+    pattern = re.compile(described_so.removesuffix("$") + r"\Z")
+    chars = [chr(code) for code in (*range(0xD800), *range(0xE000, 0x10000), 0x1F600, 0xE0001, 0x10FFFF)]
+
+    def taken(char: str) -> bool:
+        try:
+            return UpdateKey(description=f"a{char}").description == f"a{char}"
+        except ValidationError:
+            return False
+
+    assert [char for char in chars if taken(char)] == [char for char in chars if pattern.match(f"a{char}")]
 
 
 def test_it_is_a_valid_openapi_document() -> None:

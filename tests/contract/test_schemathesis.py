@@ -92,11 +92,11 @@ def judge(case: Any, response: Response) -> None:
 
 
 def beyond_schemas(body: dict[str, Any]) -> bool:
-    """Refusals that no schema can say: a cursor of ours, a strong value without our prefix, a point on its curve."""
+    """Refusals that no schema can say: a cursor of ours, a strong value, a point on its curve, two times in order."""
     if body["code"] == "WeakValue":
         return True
     fields = {error["field"].partition(".")[0] for error in body["errors"]}
-    return body["code"] == "InvalidParameter" and fields <= {"cursor", "value", "reveal_to"}
+    return body["code"] == "InvalidParameter" and fields <= {"cursor", "value", "reveal_to", "to"}
 
 
 def aim(case: Any, values: dict[str, str], number: int) -> None:

@@ -12,7 +12,9 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from ckeys.main import cli
 from tests.e2e.conftest import CKEYS, Local
 
 
@@ -42,12 +44,16 @@ def test_create_and_reveal_agree_on_a_key_so_that_the_value_never_travels_in_cle
     assert json.loads(custom.stdout)["masked_value"] == "kT7****Zr8"
     shown = run(local, "reveal", json.loads(custom.stdout)["key_id"], "-q")
     assert shown.stdout == "kT7vQ2xM9wLp4Zr8\n"
+    none = run(local, "create", "another", "--generation", "Custom", "--value-file", "-", "-q", text="kT7vQ2xM9wLp4Zr9")
+    assert (none.returncode, "for System keys only" in none.stderr) == (2, True)
+    assert local("GET", "/v1/gateways/default/keys").body["total_count"] == 2
     local.stop()
     assert created["value"] not in "".join(local.output)
 
 
 def test_what_goes_wrong_is_one_sentence(start: Callable[..., Local]) -> None:
     local = start()
+    cloud = f"http://127.0.0.1:{local.port + 1}"
     for words, environ, said in (
         (["create", "9"], {}, "InvalidParameter: name"),
         (["reveal", "secret-00000000000000"], {}, "KeyNotFound"),
@@ -55,12 +61,47 @@ def test_what_goes_wrong_is_one_sentence(start: Callable[..., Local]) -> None:
         (["reveal", "x"], {"CKEYS_TOKEN": ""}, "CKEYS_TOKEN"),
         (["reveal", "x"], {"CKEYS_URL": "http://keys.example.com"}, "https://"),
         (["reveal", "x"], {"CKEYS_URL": "http://127.0.0.1:1"}, "does not answer"),
+        (["reveal", "x"], {"CKEYS_URL": ""}, "Set CKEYS_URL"),
+        (["create", "key", "-q"], {"CKEYS_URL": cloud}, "status 200 without key_id. Is CKEYS_URL this API's?"),
+        (["reveal", "x", "-q"], {"CKEYS_URL": cloud}, "status 200 without key_id. Is CKEYS_URL this API's?"),
     ):  # fmt: skip
         done = run(local, *words, **environ)
         assert done.returncode != 0
         assert said in done.stderr, done.stderr
         assert "Traceback" not in done.stderr
         assert local.secret_key not in done.stderr
+
+
+def test_every_call_for_keys_has_its_command(start: Callable[..., Local], monkeypatch: pytest.MonkeyPatch) -> None:
+    local = start()
+    monkeypatch.setenv("CKEYS_URL", local.url)
+    monkeypatch.setenv("CKEYS_TOKEN", local.secret_key)
+
+    def said(*words: str, text: str | None = None) -> Any:
+        done = CliRunner().invoke(cli, ["keys", *words], input=text)
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout or "null")
+
+    created = said("create", "first-key", "--disabled")
+    key_id, value = created["key_id"], created.pop("value")
+    said("create", "second-key")
+    app = local("POST", "/v1/gateways/default/consumers", {"name": "app"}).body["consumer_id"]
+    assert said("bind", key_id, app)["consumer"]["consumer_id"] == app
+    assert said("enable", key_id)["status"] == "Enable"
+    assert said("verify", text=value + "\n")["code"] == "Valid"
+    assert said("get", key_id) == local("GET", f"/v1/gateways/default/keys/{key_id}").body
+    assert [item["key_id"] for item in said("list", "--bound", "--consumer", app)["items"]] == [key_id]
+    assert [item["name"] for item in said("list", "--unbound", "--keyword", "key")["items"]] == ["second-key"]
+    page = said("list", "--limit", "1")
+    assert said("list", "--limit", "1", "--cursor", page["next_cursor"])["items"][0]["key_id"] == key_id
+    assert not said("delete", key_id, "--dry-run")["deletable"]
+    refused = CliRunner().invoke(cli, ["keys", "delete", key_id])
+    assert (refused.exit_code, f"{app}" in refused.stderr) == (1, True)
+    assert said("disable", key_id)["status"] == "Disable"
+    assert said("verify", text=value)["valid"] is False
+    assert said("unbind", key_id)["consumer"] is None
+    assert said("delete", key_id) is None
+    assert said("list")["total_count"] == 1
 
 
 class _Elsewhere(BaseHTTPRequestHandler):

@@ -15,6 +15,7 @@ import pytest
 
 from tests.e2e.conftest import CKEYS, Local
 from tests.machine import free_port
+from tests.tccli import tccli_program
 
 BASE = "/v1/gateways/default"
 
@@ -75,6 +76,7 @@ def test_a_busy_port_is_one_sentence(tmp_path: Path) -> None:
         f"Error: Port {port} on 127.0.0.1 is already in use;"
         " stop what listens there, or set CKEYS_PORT to another port.\n"
     )
+    assert not (tmp_path / "home").exists()
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,10 @@ def test_two_runs_cannot_share_a_state_folder(start: Callable[..., Local], tmp_p
     start()
     environ = {**os.environ, "CKEYS_PORT": str(free_port()), "CKEYS_HOME": str(tmp_path / "home")}
     done = subprocess.run([CKEYS, "run"], env=environ, capture_output=True, text=True, check=False)
-    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"Error: Another `ckeys run` uses {tmp_path / 'home'}; stop it, or set CKEYS_HOME to another folder.\n"
+    )
 
 
 def test_settings_of_the_environment_reach_the_functions(start: Callable[..., Local]) -> None:
@@ -109,18 +114,53 @@ def test_settings_of_the_environment_reach_the_functions(start: Callable[..., Lo
 
 def test_ckeys_env_reaches_the_run(start: Callable[..., Local]) -> None:
     local = start()
-    environ = {**os.environ, "CKEYS_PORT": str(local.port), "CKEYS_HOME": str(local.home)}
+    environ = {**os.environ, "CKEYS_HOME": str(local.home)}  # the port is found in the folder
     script = f'eval "$({CKEYS} env)"; curl -sS -H "Authorization: Bearer $CKEYS_TOKEN" $CKEYS_URL/v1/status'
     done = subprocess.run(["sh", "-c", script], env=environ, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["gateways"][0]["gateway_id"] == "default"
+    assert done.stderr == ""
+    # The same shell is all that a validator needs, which then gets as far as its port.
+    script = f'eval "$({CKEYS} env)"; {CKEYS} validator --port {local.port}'
+    done = subprocess.run(["sh", "-c", script], env=environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, f"Port {local.port} on 127.0.0.1 is already in use" in done.stderr) == (1, True)
+    local.stop()
+    done = subprocess.run([CKEYS, "env"], env=environ, capture_output=True, text=True, check=True)
+    assert done.stderr == f"Nothing listens on {local.url}; start the local run: make run\n"
+
+
+def test_the_readmes_first_key_is_verified_when_its_lines_are_pasted(
+    start: Callable[..., Local], tmp_path: Path
+) -> None:
+    local = start()
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    section = text.partition("## A first verified key in a minute")[2].partition("\n## ")[0]
+    *blocks, of_credential = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    assert len(blocks) == 2
+
+    def paste(*lines: str) -> str:
+        script = "".join(lines).replace(".venv/bin/ckeys", str(CKEYS))
+        environ = {**os.environ, "CKEYS_HOME": str(local.home), "HOME": str(tmp_path)}
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script], env=environ, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    shown = paste(*blocks, 'CONSUMER_ID=$CONSUMER_ID\necho; echo "$CONSUMER_ID"')
+    assert "HTTP/1.1 200 OK" in shown
+    assert re.findall(r'"code": ?"(\w+)"', shown) == ["Valid"]
+    consumer_id = shown.splitlines()[-1]
+    assert f"X-Consumer-Id: {consumer_id}\n" in shown.replace("\r", "")
+    program = tccli_program()
+    functions = blocks[0].partition("\nKEY=")[0]
+    shown = paste(functions, f'\nCONSUMER_ID={consumer_id}\ntccli() {{ "{program}" "$@"; }}\n', of_credential)
+    assert re.findall(r'"code": ?"(\w+)"', shown) == ["Valid", "Valid"]
 
 
 def test_the_exports_of_ckeys_env_are_all_that_the_other_commands_need(start: Callable[..., Local]) -> None:
     local = start()
     port_alone = {name: value for name, value in os.environ.items() if name != "CKEYS_HOME"}
     script = f'eval "$({CKEYS} env --home {local.home})"; cd /; {CKEYS} operators list; {CKEYS} audit list'
-    environ = {**port_alone, "CKEYS_PORT": str(local.port)}
-    done = subprocess.run(["sh", "-c", script], env=environ, capture_output=True, text=True, check=True)
+    done = subprocess.run(["sh", "-c", script], env=port_alone, capture_output=True, text=True, check=True)
     assert local.secret_id in done.stdout
     assert done.stderr == ""
     bare = subprocess.run([CKEYS, "operators", "list"], env=port_alone, capture_output=True, text=True, check=False)

@@ -158,7 +158,7 @@ def test_the_program_says_what_is_wrong_in_one_line(
     emulator_process: Callable[..., Process], tencent_server: Server
 ) -> None:
     for arguments, said in (
-        (("--port", str(tencent_server.port)), "in use"),
+        (("--port", str(tencent_server.port)), f"Port {tencent_server.port} on 127.0.0.1 is already in use."),
         (("--bucket", "no-appid"), "InvalidBucketName"),
     ):
         one = emulator_process(*arguments)

@@ -157,7 +157,7 @@ class Operations:
         self.command("rotate-data-keys", "--older-than", "0", "--rewrap")
 
     def rotate_root(self) -> None:
-        for step in (["begin"], ["backfill"], ["finish", "--readers-moved"]):
+        for step in (["begin", "--yes"], ["backfill"], ["finish", "--readers-moved"]):
             self.command("rotate-root", *step)
 
     def command(self, *arguments: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import count
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -145,6 +146,23 @@ def test_an_operator_of_another_gateway_sees_this_one_as_not_there(
     assert stranger("list_keys", "GET", "/v1/gateways/other/keys").status == 200
     shown = stranger("get_status", "GET", "/v1/status").body
     assert [gateway["gateway_id"] for gateway in shown["gateways"]] == ["other"]
+
+
+def test_keys_of_a_gateway_that_is_no_longer_declared_are_counted_in_the_status(
+    make_deployment: Callable[..., Deployment], tmp_path: Path
+) -> None:
+    for gateways in ("left,other", "other"):
+        deployment = make_deployment(tmp_path / "home", GATEWAYS=gateways, durable=True)
+        api = Api(deployment, deployment.operator[1])
+        if gateways == "left,other":
+            new = {"name": "key", "generation": "System"}
+            for gateway in ("left", "other"):
+                assert api("create_key", "POST", f"/v1/gateways/{gateway}/keys", new).status == 201
+            assert api("get_status", "GET", "/v1/status").body["undeclared"] == []
+            deployment.close()
+    assert api("get_status", "GET", "/v1/status").body["undeclared"] == [{"gateway_id": "left", "keys": 1}]
+    stranger = as_operator(api, "viewer", ("other",))
+    assert stranger("get_status", "GET", "/v1/status").body["undeclared"] == []
 
 
 def test_an_operator_of_another_gateway_is_told_of_no_key_that_fails(

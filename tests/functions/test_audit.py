@@ -8,11 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from ckeys.deployment import Deployment
+from ckeys.main import cli
 from consumer_keys import audit
 from consumer_keys.fields import AUDIT_ACTIONS
+from consumer_keys.model import CreateKey
 from consumer_keys.operators import system_caller
+from consumer_keys.secret import REDACTED
 from tencent_emulator.pytest_plugin import TestClock
 from tests.conftest import Api
 from tests.functions.helpers import STRONG, as_operator, kms_key, nothing_changes, objects, problem, put_object, sql
@@ -257,6 +261,19 @@ def test_what_is_no_time_is_refused_by_name(api: Api, field: str, text: str) -> 
     problem(api("list_audit", "GET", "/audit", query={field: text}), 400, "InvalidParameter", field)
 
 
+def test_a_time_that_ends_before_it_begins_is_refused(api: Api) -> None:
+    moment, earlier = "2026-01-01T00:00:00Z", "2026-01-01T00:59:59.999+01:00"
+    answer = api("list_audit", "GET", "/audit", query={"from": moment, "to": earlier})
+    problem(answer, 400, "InvalidParameter", "to")
+    listed = CliRunner().invoke(cli, ["audit", "list", "--from", moment, "--to", earlier])
+    assert (listed.exit_code, listed.stderr) == (1, "Error: to: must not be before `from`\n")
+
+
+def test_a_gateway_that_is_not_declared_is_said_to_be_that(api: Api) -> None:
+    listed = CliRunner().invoke(cli, ["audit", "list", "--gateway", "nope"])
+    assert (listed.exit_code, listed.stderr) == (1, "Error: The gateway is not declared; GATEWAYS has: default.\n")
+
+
 @pytest.mark.parametrize("text", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-01-01t00:00:00z"])
 def test_the_ends_of_time_are_times(api: Api, text: str) -> None:
     assert api("list_audit", "GET", "/audit", query={"from": text}).status == 200
@@ -343,7 +360,10 @@ def test_the_timer_never_signs_over_a_log_that_does_not_follow_from_its_last_hea
 
 def test_a_head_that_is_missing_replaced_or_older_than_an_hours_copy_is_found(api: Api, clock: TestClock) -> None:
     life(api)
-    assert fault(api) == "There is no signed head in the bucket, so missing rows at the end would not be seen."
+    assert fault(api) == (
+        "There is no signed head in the bucket, so missing rows at the end would not be seen."
+        " The timer's next tick writes one."
+    )
     api.tick()
     old = objects(api.deployment)[HEAD]
     clock.shift(3600)
@@ -393,3 +413,14 @@ def test_an_outage_of_the_bucket_stops_no_tick_and_the_next_one_signs(api: Api) 
     assert (report["audit_head"], report["audit_error"]) == (None, "DependencyUnavailable")
     assert api.tick()["audit_head"] == 2
     assert fault(api) is None
+
+
+def test_a_row_about_an_input_that_holds_a_value_shows_stars(api: Api) -> None:
+    """No row is about an input; if one ever is, it still says nothing."""
+    given = CreateKey.model_validate({"name": "key", "generation": "Custom", "value": STRONG})
+    caller = system_caller("test", "r-1")
+    app = api.deployment.services
+    app.store.change(caller, app.now_ms(), lambda db: db.audit("key.create", "default", "", None, given))
+    (row,) = sql(api.deployment, "SELECT * FROM audit WHERE request_id = 'r-1'")
+    assert json.loads(row["after"])["value"] == REDACTED
+    assert STRONG not in str(row)

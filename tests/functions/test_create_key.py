@@ -172,6 +172,29 @@ def test_a_short_value_is_masked_whole_because_six_of_eight_characters_would_giv
     assert custom(api, LONG, "long").body["masked_value"] == f"{LONG[:3]}****{LONG[-3:]}"
 
 
+def test_a_mask_shows_nothing_of_a_value_whose_hidden_part_would_be_weak(api: Api) -> None:
+    for number, (value, mask) in enumerate(
+        (
+            ("k7qhello2x9zw", "****"), ("passwordXk3n9Qz7", "****"), ("kT7vQ2xM9wLp", "****"),
+            ("K7Qhwzpnktb4ZX", "****"), ("kT7vQ2xM9wLp4", "kT7****Lp4"), ("k7qhello2x9zwVb4Nm8", "k7q****Nm8"),
+        )
+    ):  # fmt: skip
+        key = custom(api, value, f"key-{number}").body
+        assert key["masked_value"] == mask, value
+        path = f"/keys/{key['key_id']}"
+        assert api("get_key", "GET", path).body["masked_value"] == mask
+        assert api("reveal_key", "POST", f"{path}/reveal", {}).body["value"] == value
+
+
+def test_the_floor_of_the_deployment_decides_what_a_mask_shows(make_deployment: Callable[..., Deployment]) -> None:
+    deployment = make_deployment(CUSTOM_VALUE_MIN_BITS="230")
+    api = Api(deployment, deployment.operator[1])
+    assert custom(api, LONG[:42]).body["masked_value"] == "****"
+    assert custom(api, LONG, "long").body["masked_value"] == f"{LONG[:3]}****{LONG[-3:]}"
+    system = api.create_key("system")
+    assert system["masked_value"] == f"{system['value'][:3]}****{system['value'][-3:]}"
+
+
 def test_an_operators_secret_cannot_become_a_key_value(api: Api) -> None:
     _, secret = api.deployment.add_operator("colleague", "viewer")
     with nothing_changes(api.deployment):

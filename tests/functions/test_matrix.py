@@ -6,50 +6,34 @@ that is looked at, so 401, 403 and GatewayNotFound are the refusals, and anythin
 
 from __future__ import annotations
 
-import http.client
-import io
-import json
-import os
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from ckeys.deployment import ROOT, Deployment
-from ckeys.front import Front
 from ckeys.template import load_template
-from consumer_keys import operator_admin
-from tests.conftest import Api
+from tests.functions.callers import (
+    FILLED,
+    FORWARDED,
+    HOST,
+    HOSTS,
+    Credential,
+    Entrance,
+    Route,
+    callers,
+    every_entrance,
+    tricks,
+    two_gateways,
+)
 from tests.functions.helpers import nothing_changes
 from tests.functions.test_access import MAY
 from tests.tc3_signer import signed_headers
 
 TEMPLATE = load_template(ROOT / "template.yaml")
-# Judged by tests of their own: forward auth acts on the presented key, and the front door decides nothing.
-APART = {"front_door", "cloud_api", "console"}
-FILLED = {
-    "key_id": "secret-00000000000000", "consumer_id": "consumer-00000000000000", "group_id": "cg-00000000000000",
-}  # fmt: skip
-HOST = "keys.example.com"
-HOSTS = ("x/v1/gateways/default/validate?", "x#", "127.0.0.1", "localhost", "admin", "a.example.com:80@b", "/v1/status")
-
-
-class Route(NamedTuple):
-    """One call of a function; `function` is what the table of roles calls it."""
-
-    function: str
-    handler: str
-    method: str
-    path: str
-
-
-class Credential(NamedTuple):
-    """Who calls: `role` is that of the operator, or None for somebody who is none."""
-
-    kind: str
-    pair: tuple[str, str]
-    role: str | None = None
-    gateways: tuple[str, ...] | None = None
+# Judged elsewhere: the front door decides nothing (test_front_door), and cloud_api decides by the action that a request
+# names, not by a route of its own (tests/cloud_api/test_matrix). Forward auth acts on the presented key (below).
+APART = {"front_door", "cloud_api"}
 
 
 def routes(gateway: str = "default") -> list[Route]:
@@ -68,69 +52,25 @@ def routes(gateway: str = "default") -> list[Route]:
 
 
 ROUTES = routes()
+# The timer's function has no route, but its handler takes HTTP events, as that of any function does.
+SYNC = Route("sync_credentials", "sync_credentials", "POST", "/v1/sync")
 
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    rates = {"AUTH_FAILURES_PER_MINUTE": "1000000", "REVEALS_PER_MINUTE": "100000", "SNAPSHOT_POLL_SECONDS": "0"}
-    environ = {**os.environ, **rates, "GATEWAYS": "default=One,other=Two"}
-    with Deployment(tmp_path_factory.mktemp("matrix") / "home", durable=False, environ=environ) as made:
+    with two_gateways(tmp_path_factory.mktemp("matrix") / "home") as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def credentials(deployment: Deployment) -> list[Credential]:
-    app = deployment.services
-    key = Api(deployment, deployment.operator[1]).bound_key("presented")
-    found = [Credential(f"role {role}", deployment.add_operator(role, role), role) for role in MAY]
-    for role in ("admin", "viewer"):
-        pair = deployment.add_operator(f"{role} of other", role, ("other",))
-        found.append(Credential(f"{role} of other", pair, role, ("other",)))
-    leaver, former = deployment.add_operator("leaver", "admin"), deployment.add_operator("former", "admin")
-    operator_admin.set_status(app, "leaver", "Disable")
-    operator_admin.rotate(app, "former", 0)
-    return [
-        *found,
-        Credential("disabled", leaver), Credential("rotated away", former),
-        Credential("wrong secret", (deployment.operator[0], "x" * 40)),
-        Credential("unknown id", ("operator-00000000000000", "y" * 40)),
-        Credential("consumer key", (key["key_id"], key["value"])),
-        Credential("consumer key for an operator's secret", (deployment.operator[0], key["value"])),
-    ]  # fmt: skip
-
-
-class Entrance:
-    """A way to a function: its handler, the front door, or the local HTTP server."""
-
-    def __init__(self, name: str, deployment: Deployment, port: int) -> None:
-        self.name, self.deployment, self.port = name, deployment, port
-
-    def __call__(self, route: Route, headers: dict[str, str]) -> tuple[int, Any]:
-        """(status, body)."""
-        if self.name == "http":
-            return self._http(route, headers)
-        event = {
-            "httpMethod": route.method, "path": route.path, "headers": headers, "queryString": {}, "body": "",
-        }  # fmt: skip
-        answer = self.deployment.call("front_door" if self.name == "front_door" else route.handler, event)
-        return answer["statusCode"], json.loads(answer["body"] or "null")
-
-    def _http(self, route: Route, headers: dict[str, str]) -> tuple[int, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-        connection.putrequest(route.method, route.path, skip_host=True, skip_accept_encoding=True)
-        for name, value in {"host": HOST, **headers, "content-length": "0"}.items():
-            connection.putheader(name, value)
-        connection.endheaders()
-        answer = connection.getresponse()
-        text = answer.read()
-        connection.close()
-        return answer.status, json.loads(text or "null")
+    return callers(deployment, MAY)
 
 
 @pytest.fixture(scope="module")
 def entrances(deployment: Deployment) -> Iterator[list[Entrance]]:
-    with Front(deployment.template, deployment.handlers, log=io.StringIO()) as front:
-        yield [Entrance(name, deployment, front.server_port) for name in ("handler", "front_door", "http")]
+    with every_entrance(deployment) as opened:
+        yield opened
 
 
 def bearer(credential: Credential, route: Route) -> dict[str, str]:
@@ -158,22 +98,25 @@ def expected(credential: Credential | None, route: Route, form: str) -> str:
         return "Unauthenticated"
     if route.function not in MAY[credential.role]:
         return "Forbidden"
+    if route == SYNC and credential.gateways is not None:
+        return "Forbidden"  # a run is about every gateway, and so is its report
     elsewhere = credential.gateways is not None and "/gateways/" in route.path
     return "GatewayNotFound" if elsewhere else "let in"
 
 
 def test_the_table_of_roles_speaks_of_every_function_of_the_template() -> None:
-    assert {route.function for route in ROUTES} | {"sync_credentials"} == frozenset().union(*MAY.values())
+    assert {route.function for route in [*ROUTES, SYNC]} == frozenset().union(*MAY.values())
+    assert {function.name for function in TEMPLATE.functions} - {route.handler for route in [*ROUTES, SYNC]} == APART
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.function)
+@pytest.mark.parametrize("route", [*ROUTES, SYNC], ids=lambda route: route.function)
 def test_who_may_call_a_function_and_who_may_not(
     route: Route, deployment: Deployment, credentials: list[Credential], entrances: list[Entrance]
 ) -> None:
     with nothing_changes(deployment):
-        for entrance in entrances:
+        for entrance in entrances[:1] if route == SYNC else entrances:
             assert decision(*entrance(route, {"host": HOST})) == "Unauthenticated", entrance.name
-            for form, headers_of in FORMS.items():
+            for form, headers_of in list(FORMS.items())[: 1 if route == SYNC else None]:
                 for credential in credentials:
                     found = decision(*entrance(route, headers_of(credential, route)))
                     assert found == expected(credential, route, form), (entrance.name, form, credential.kind)
@@ -186,7 +129,7 @@ def test_who_is_let_in_is_decided_by_the_function_and_never_by_the_host(
     with nothing_changes(deployment):
         for entrance in entrances:
             for host in HOSTS:
-                more = {"host": host, "x-forwarded-host": host, "x-original-url": "/v1/status", "x-forwarded-uri": "/"}
+                more = {"host": host, "x-forwarded-host": host, **FORWARDED}
                 assert decision(*entrance(route, more)) == "Unauthenticated"
                 for credential in credentials:
                     if credential.kind in ("role viewer", "role revealer", "consumer key", "admin of other"):
@@ -194,20 +137,32 @@ def test_who_is_let_in_is_decided_by_the_function_and_never_by_the_host(
                         assert decision(*entrance(route, headers)) == expected(credential, route, "bearer"), host
 
 
-def tricks(path: str) -> list[str]:
-    """Other spellings that some server on the way might take for the same path, or for another one."""
-    head, _, last = path.rpartition("/")
-    found = [
-        f"/{path}", path.replace("/gateways", "//gateways"), f"{head}//{last}", f"{path}/", f"{path}//", f"{path}/.",
-        f"{path}/..", f"{head}/./{last}", f"{head}/x/../{last}", f"{head}/%2e/{last}", f"{head}/%2e%2e/{last}",
-        f"{path}/%2e%2e/{last}", f"{head}%2f{last}", f"{head}%2F{last}", f"{head}%5c{last}", f"{head}/{last};x",
-        f"{head};x=1/{last}", f"{path}%3b", f"{path}%00", f"{path}%20", f"{path}%0a", f"{path}%23", f"{path}%3f",
-        path.upper(), path.replace("/v1/", "/V1/"), f"{head}/{last.capitalize()}",
-        f"{head}/%{ord(last[0]):02x}{last[1:]}", f"/v1/status/..{path}", f"/v1/gateways/default/validate/..{path}",
-        path.replace("default", "default%2f..%2fother"), path.replace("default", "%64efault"),
-        path.replace("default", "DEFAULT"),
-    ]  # fmt: skip
-    return [spelling for spelling in found if spelling != path]
+def test_the_timers_function_decides_alike_at_every_path_and_no_path_leads_to_it(
+    deployment: Deployment, credentials: list[Credential], entrances: list[Entrance]
+) -> None:
+    handler, *others = entrances
+    with nothing_changes(deployment):
+        for host, path in zip(HOSTS, ("/", "/v1/status", *(route.path for route in ROUTES)), strict=False):
+            moved, more = SYNC._replace(path=path), {"host": host, "x-forwarded-host": host, **FORWARDED}
+            assert decision(*handler(moved, more)) == "Unauthenticated"
+            for credential in credentials:
+                if credential.role != "admin":
+                    headers = {**bearer(credential, moved), **more}
+                    assert decision(*handler(moved, headers)) == expected(credential, SYNC, "bearer"), path
+        (admin,) = [credential for credential in credentials if credential.kind == "role admin"]
+        for entrance in others:
+            assert entrance(SYNC, bearer(admin, SYNC))[1]["code"] == "RouteNotFound"
+
+
+def test_the_timers_function_lets_nobody_in_by_signature_as_its_role_opens_no_operators_secret(
+    deployment: Deployment, credentials: list[Credential], entrances: list[Entrance]
+) -> None:
+    with nothing_changes(deployment):
+        for credential in credentials:
+            status, body = entrances[0](SYNC, signature(credential, SYNC))
+            nobody = credential.kind in ("disabled", "unknown id", "consumer key")
+            wanted = (401, "Unauthenticated") if nobody else (503, "DependencyUnavailable")
+            assert (status, body["code"]) == wanted, credential.kind
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.function)

@@ -13,6 +13,7 @@ from tencent_emulator.pytest_plugin import TestClock
 from tests.conftest import Api
 from tests.databases import restore, rows_of
 from tests.functions.helpers import POINTER, objects, pointer, put_object, signed, sql
+from tests.functions.rotation import elsewhere
 
 DAY = 86_400
 
@@ -263,3 +264,21 @@ def test_a_tick_waits_for_the_lease_of_a_publisher_that_died(api: Api, clock: Te
     report = sync.run(services, "request", pace)
     assert report["published"] is not None, json.dumps(report)
     assert not cold(api, key["value"])
+
+
+def test_an_instance_with_another_environment_does_not_publish_over_the_deployments_snapshot(
+    api: Api, clock: TestClock
+) -> None:
+    value = api.bound_key("key")["value"]
+    for _ in range(21):
+        api.tick()
+    clock.shift(2 * DAY)  # there is something to clean up
+    elsewhere(api, "mistyped", ENVIRONMENT="prod")("create_consumer", "POST", "/consumers", {"name": "app"})
+    before = objects(api.deployment)[POINTER]
+    strange = elsewhere(api, "mistyped", ENVIRONMENT="prod").deployment
+    report = strange.call("sync_credentials", {"Type": "Timer", "TriggerName": "t", "Time": "", "Message": ""})
+    assert "ENVIRONMENT" in report["publish_error"]
+    assert "ENVIRONMENT" in report["clean_up_error"]
+    assert objects(api.deployment)[POINTER] == before
+    assert tick(api, clock)["published"], "the deployment itself goes on"
+    assert cold(api, value)

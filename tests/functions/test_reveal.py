@@ -75,6 +75,25 @@ def test_an_operator_is_given_so_many_values_in_a_minute_and_in_a_day(limited: A
     assert reveal(limited, key).status == 200
 
 
+def test_by_default_an_operator_is_given_five_values_in_a_minute_and_fifty_in_a_day(
+    make_deployment: Callable[..., Deployment], clock: TestClock
+) -> None:
+    deployment = make_deployment(REVEALS_PER_MINUTE="", REVEALS_PER_DAY="")  # an empty setting is an unset one
+    assert not {"REVEALS_PER_MINUTE", "REVEALS_PER_DAY"} & deployment.environment.keys()
+    api = Api(deployment, deployment.operator[1])
+    key = api.create_key()
+    for _ in range(10):
+        assert [reveal(api, key).status for _ in range(5)] == [200] * 5
+        refused = reveal(api, key)
+        problem(refused, 429, "RevealLimitExceeded")
+        clock.shift(60)
+    refused = reveal(api, key)
+    problem(refused, 429, "RevealLimitExceeded")
+    assert int(refused.headers["Retry-After"]) == 86_400 - 600
+    clock.shift(86_400 - 600)
+    assert reveal(api, key).status == 200
+
+
 def test_each_operator_has_limits_of_their_own_and_they_hold_across_instances(limited: Api) -> None:
     key = limited.create_key()
     other = as_operator(limited, "revealer")

@@ -15,10 +15,12 @@ from click.testing import CliRunner, Result
 
 from ckeys.deployment import Deployment
 from ckeys.main import cli
+from consumer_keys import failpoints, operator_admin
 from tencent_emulator.pytest_plugin import TestClock
-from tests.conftest import Api
+from tests.conftest import GATEWAY, Api
 from tests.functions.helpers import as_operator, kms_key, nothing_changes, sql
 from tests.functions.rotation import Killed, killed_at
+from tests.functions.test_signatures import signed
 
 DAYS = 31
 COMMAND = [str(Path(sys.executable).parent / "ckeys"), "rotate-data-keys"]
@@ -224,6 +226,50 @@ def test_data_keys_are_wrapped_anew_after_the_rotation_of_a_kms_key(api: Api, va
     assert report(run("--rewrap"))["rewrapped"] == 0
     assert audited(api) == dict.fromkeys(before, ("data_key.rewrap",))
     check_audit(api)
+    assert opened(api.deployment) == values
+
+
+def test_a_secret_that_its_operator_gets_during_the_rotation_is_not_overwritten_with_the_former_one(api: Api) -> None:
+    app = api.deployment.services
+    pairs = [operator_admin.add(app, "worker", "viewer")]
+
+    def sealed_under() -> Any:
+        (row,) = sql(api.deployment, "SELECT data_key_id FROM operators WHERE secret_id = :id", id=pairs[0][0])
+        return row["data_key_id"]
+
+    before, reached = sealed_under(), list[str]()
+
+    def hook(point: str) -> None:
+        # The data key for operators' secrets begins behind the reading of the first batch and before it is written.
+        if point != "change.after-commit" or reached:
+            return
+        if "operators" in str(sql(api.deployment, "SELECT * FROM audit WHERE action = 'data_key.begin'")):
+            reached.append(point)
+            pairs.append(operator_admin.rotate(app, "worker", 0))
+            assert sealed_under() == before, "the new secret is under the data key of the former one"
+
+    failpoints.install(hook)
+    try:
+        report(run("--older-than", "0"))
+    finally:
+        failpoints.install(None)
+    assert reached
+    statuses = [signed(api, "list_keys", "GET", f"{GATEWAY}/keys", pair=pair).status for pair in pairs]
+    assert statuses == [401, 200]
+    assert sealed_under() == before, "it is left to the next run"
+    assert report(run("--older-than", "0"))["operators"]["broken"] == []
+    assert sealed_under() != before
+    assert signed(api, "list_keys", "GET", f"{GATEWAY}/keys", pair=pairs[1]).status == 200
+
+
+def test_no_row_of_the_database_says_what_kms_binds_a_data_key_to(api: Api, values: dict[str, str]) -> None:
+    sql(api.deployment, "UPDATE data_keys SET context = '{}'")
+    assert opened(api.deployment) == values
+    for name in ("KMS_KEY_ID", "KMS_OPERATOR_KEY_ID"):
+        api.deployment.cloud.rotate_key(api.deployment.environment[name])
+    assert report(run("--rewrap"))["rewrapped"] == len(kept(api.deployment))
+    assert opened(api.deployment) == values
+    assert report(run("--older-than", "0"))["values"]["resealed"] == 7
     assert opened(api.deployment) == values
 
 

@@ -50,7 +50,8 @@ def reader(api: Api) -> Iterator[MakeReader]:
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(cli, ["rotate-root", *arguments])
+    agreed = ["--yes"] if arguments[0] == "begin" else []
+    return CliRunner().invoke(cli, ["rotate-root", *arguments, *agreed])
 
 
 def report(*arguments: str) -> Any:
@@ -511,6 +512,15 @@ def test_settings_that_name_another_version_than_the_snapshot_are_found_out(
         assert "not the deployment's" in refused("begin")
     monkeypatch.setenv("ROOT_SECRET_VERSION", "v8")
     assert "no version v8" in refused("begin")
+
+
+def test_it_is_begun_only_by_who_says_yes(api: Api) -> None:
+    with nothing_changes(api.deployment):
+        asked = CliRunner().invoke(cli, ["rotate-root", "begin"], input="n\n")
+        assert (asked.exit_code, "cannot be taken back" in asked.stderr) == (1, True)
+        assert CliRunner().invoke(cli, ["rotate-root", "begin"]).exit_code == 1
+    agreed = CliRunner().invoke(cli, ["rotate-root", "begin"], input="y\n")
+    assert json.loads(agreed.stdout)["coming"] == NEW
 
 
 def test_nobody_sees_the_new_secret(api: Api) -> None:

@@ -5,23 +5,28 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-from base64 import b64decode, b64encode, urlsafe_b64encode
-from collections.abc import Callable
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+import sqlalchemy as sa
 
 from ckeys.deployment import Deployment
+from ckeys.events import Context, Event, Handler
+from ckeys.reach import ENVIRONMENT_FILE
 from tencent_emulator.pytest_plugin import TestClock
 from tests.conftest import Answer, Api
-from tests.databases import rows_of
-from tests.functions.canaries import GZIP, files, places_of, sweep
+from tests.databases import Servers, rows_of
+from tests.functions.canaries import GZIP, files, inner_secrets, places_of, sweep
 from tests.functions.helpers import as_operator, change_content, database_down, kms_key, sql, ssm
 from tests.functions.test_least_privilege import group_calls
 from tests.functions.test_reveal_to import key_pair, opened
+from tests.tc3_signer import signed_event
 
+PASSWORD = "Hd5s6Rj1-of-the-database"
 CUSTOM = "Zq7+canary/9Xw=~Lk3.vT-2_pB8dF5gH"
 CONTENTS = ("kms+content/one=Zq7x9Lk3wP", "kms+content/two=Vw4t2Np8sR", "kms+unusable content Hd5s6Rj1")
 
@@ -44,7 +49,7 @@ class Recorder(Api):
         return answer
 
 
-def every_other_function(api: Recorder, key: dict[str, Any], secrets: dict[str, bytes]) -> None:
+def every_other_function(api: Api, key: dict[str, Any], secrets: dict[str, bytes]) -> None:
     """Those that have nothing to do with values, given them where names and descriptions belong."""
     path, consumer = f"/keys/{key['key_id']}", api.create_consumer("sweep")
     for method, function in (("PATCH", "update_key"), ("GET", "get_key"), ("DELETE", "delete_key")):
@@ -155,8 +160,21 @@ def use_everything(api: Recorder, clock: TestClock) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def kept(make_deployment: Callable[..., Deployment], tmp_path: Path) -> Deployment:
-    return make_deployment(tmp_path / "kept", durable=True, KEY_IN_QUERY="true")
+def kept(
+    make_deployment: Callable[..., Deployment], tmp_path: Path, database: str, database_urls: Callable[[str], str],
+    servers: Servers,
+) -> Iterator[Deployment]:  # fmt: skip
+    """A deployment that keeps its files, and whose database has a password where it is a server."""
+    home, settings, account = tmp_path / "kept", {"KEY_IN_QUERY": "true"}, ""
+    if database != "sqlite":
+        url = sa.make_url(database_urls(str(home)))
+        settings["DATABASE_URL"] = url.set(password=PASSWORD).render_as_string(hide_password=False)
+        account = f"{url.username}@'127.0.0.1'"
+    if database == "mariadb":
+        servers[database].admin(f"ALTER USER {account} IDENTIFIED BY '{PASSWORD}'")
+    yield make_deployment(home, durable=True, **settings)
+    if database == "mariadb":
+        servers[database].admin(f"ALTER USER {account} IDENTIFIED BY ''")
 
 
 def test_no_log_of_an_sdk_is_written_at_any_level(api: Api, caplog: pytest.LogCaptureFixture) -> None:
@@ -169,16 +187,14 @@ def test_no_log_of_an_sdk_is_written_at_any_level(api: Api, caplog: pytest.LogCa
 
 
 def test_no_secret_is_written_anywhere_in_any_encoding(
-    kept: Deployment, database: str, clock: TestClock, capfd: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, kept: Deployment, database: str,
+    clock: TestClock,
 ) -> None:  # fmt: skip
     caplog.set_level(logging.DEBUG)  # a platform may set any level at the root
     api = Recorder(kept, kept.operator[1])
     secrets = use_everything(api, clock)
-    root = kept.cloud.call("ssm", "GetSecretValue", SecretName="consumer-keys-root", VersionId="v1")
-    secrets["root secret"] = b64decode(root["SecretBinary"])
-    keys = kept.services.root
-    secrets |= {"lookup key": keys.lookup_key, "manifest key": keys.manifest_key, "operator key": keys.operator_key}
+    secrets |= inner_secrets(kept) | {"database password": PASSWORD.encode()}
+    assert len(secrets) > 60
     output = capfd.readouterr()
     places = places_of(kept)
     places |= {"stdout": output.out.encode(), "stderr": output.err.encode(), "logging": caplog.text.encode()}
@@ -191,9 +207,62 @@ def test_no_secret_is_written_anywhere_in_any_encoding(
     assert database != "sqlite" or any(name.endswith("-wal") for name in places)
     assert any(name.endswith(".lmdb") for name in places)
     assert any(name.startswith("home/cloud/") for name in places)
-    by_design = {("operator local", "home/operator.json")}
-    assert sweep(places, secrets, by_design) == []
-    assert sweep(places, secrets) != []  # that one file does hold it
+    by_design = {"operator local": "home/operator.json"}
+    if database != "sqlite":
+        by_design["database password"] = f"home/{ENVIRONMENT_FILE}"
+    assert sweep(places, secrets, by_design.items()) == []
+    for name, place in by_design.items():
+        assert sweep({place: places[place]}, {name: secrets[name]}) != [], "that one file does hold it"
+
+
+def returned_by(deployment: Deployment) -> list[tuple[str, Any]]:
+    """(function, what it returned) from now on, also where one function calls another: SCF logs each of them."""
+    returned: list[tuple[str, Any]] = []
+
+    def noted(name: str, handler: Handler) -> Handler:
+        def run(event: Event, context: Context) -> Any:
+            returned.append((name, handler(event, context)))
+            return returned[-1][1]
+
+        return run
+
+    deployment.handlers = {name: noted(name, handler) for name, handler in deployment.handlers.items()}
+    return returned
+
+
+def values_of(deployment: Deployment) -> dict[str, bytes]:
+    """Every value that is sealed in the database, whoever made it."""
+    app, found = deployment.services, {}
+    query = "SELECT v.key_id, gateway_id, sealed FROM key_values v JOIN consumer_keys k ON k.key_id = v.key_id"
+    for row in sql(deployment, query + " WHERE sealed IS NOT NULL"):
+        place = app.place_of_key(row["gateway_id"], row["key_id"])
+        found[f"value of {row['key_id']}"] = app.key_vault.open(place, bytes(row["sealed"])).reveal()
+    return found
+
+
+def use_by_cloud_api(api: Api, key_id: str) -> None:
+    """Keys made and shown by the vendor's actions, signed and direct."""
+    common = {"GatewayId": "default", "SecretType": "ApiKey", "ResourceType": "Consumer"}
+    requests: list[tuple[str, dict[str, Any]]] = [
+        ("CreateCloudNativeAPIGatewaySecretKey", {**common, "Name": "made", "GenerateType": "System"}),
+        ("CreateCloudNativeAPIGatewaySecretKey", {**common, "Name": "own", "GenerateType": "Custom",
+                                                  "SecretValue": f"{CUSTOM}.signed"}),
+        ("CreateCloudNativeAPIGatewayConsumer", {"GatewayId": "default", "Name": "both", "SecretBindType":
+                                                 "AutoGenerate", "AutoSecretKey": {"Name": "automatic"}}),
+        ("DescribeCloudNativeAPIGatewaySecretKeyValue", {"GatewayId": "default", "SecretKeyId": key_id}),
+        ("DescribeCloudNativeAPIGatewaySecretKeyList", {"GatewayId": "default", "Limit": 100, "Offset": 0}),
+    ]  # fmt: skip
+    for action, fields in requests:
+        named: dict[str, Any] = {"x_tc_action": action}
+        event = signed_event(
+            api.deployment.operator, "POST", "/", fields, service="cngw", x_tc_version="2023-04-18", **named
+        )
+        api.deployment.call("cloud_api", event)
+        api.deployment.call("front_door", event)
+        direct = {**fields, "Name": f"{fields.get('Name', '')}-direct"} if "Name" in fields else fields
+        if "SecretValue" in direct:
+            direct["SecretValue"] += ".direct"
+        api.deployment.call("cloud_api", {"Action": action, "Version": "2023-04-18", **direct})
 
 
 def test_what_functions_return_holds_no_value_where_clear_values_are_off(
@@ -201,37 +270,43 @@ def test_what_functions_return_holds_no_value_where_clear_values_are_off(
 ) -> None:
     """SCF writes what a function returns into the function's log."""
     deployment = make_deployment(CLEAR_VALUES="false")
-    returned: list[Answer] = []
-
-    class Everything(Api):
-        def __call__(self, *args: Any, **kwargs: Any) -> Answer:
-            answer = super().__call__(*args, **kwargs)
-            returned.append(answer)
-            return answer
-
-    api = Everything(deployment, deployment.operator[1])
-    private = key_pair("P-256")
+    returned = returned_by(deployment)
+    api, private = Api(deployment, deployment.operator[1]), key_pair("P-256")
     given = {"generation": "System", "reveal_to": private.as_dict(private=False)}
-    created = api("create_key", "POST", "/keys", {"name": "system", **given}, headers={"idempotency-key": "one"})
-    value = opened(created.body["value_jwe"], private)
-    again = api("create_key", "POST", "/keys", {"name": "system", **given}, headers={"idempotency-key": "one"})
-    assert again.headers["Idempotency-Replayed"] == "true"
+    for function in ("create_key", "front_door"):
+        headers = {"idempotency-key": function}
+        created = api(function, "POST", "/keys", {"name": function, **given}, headers=headers)
+        value = opened(created.body["value_jwe"], private)
+        again = api(function, "POST", "/keys", {"name": function, **given}, headers=headers)
+        assert again.headers["Idempotency-Replayed"] == "true"
+    direct = deployment.call("create_key", {"gateway_id": "default", "name": "direct", **given})
+    deployment.call("create_key", {"gateway_id": "default", "name": "in-clear", "generation": "System"})
     custom = api.create_key("custom", generation="Custom", value=CUSTOM)
-    kms_key(api, "cred", CONTENTS[0])
-    for key in (created.body, custom):
+    kms = kms_key(api, "cred", CONTENTS[0])
+    for key in (created.body, direct, custom, kms):
         path = f"/keys/{key['key_id']}/reveal"
         for body in ({"reveal_to": given["reveal_to"]}, {}, None, {"reveal_to": {**given["reveal_to"], "x": "AA"}}):
             api("reveal_key", "POST", path, body)
+            api("front_door", "POST", path, body)
+            deployment.call("reveal_key", {"gateway_id": "default", "key_id": key["key_id"], **(body or {})})
     for text in (value, CUSTOM, CONTENTS[0], CUSTOM + "x"):
         api.validate(text)
         api.verify(text)
-        api("create_key", "POST", "/keys", {"name": "again", "generation": "Custom", "value": text})
-        api("create_key", "POST", "/keys", {"name": "again", "generation": "Custom", "value": text, text: 1})
-    api("list_keys", "GET", "/keys")
+        for function in ("create_key", "front_door"):
+            api(function, "POST", "/keys", {"name": "again", "generation": "Custom", "value": text})
+            api(function, "POST", "/keys", {"name": "again", "generation": "Custom", "value": text, text: 1})
+        api("front_door", "GET", "/validate", token=text)
+    use_by_cloud_api(api, custom["key_id"])
+    secrets = values_of(deployment) | {"custom": CUSTOM.encode(), "content": CONTENTS[0].encode()}
+    every_other_function(api, custom, secrets)
+    api("disable_key", "POST", f"/keys/{custom['key_id']}/disable")
+    api("get_status", "GET", "/v1/status")
     api.tick()
-    secrets = {"system": value.encode(), "custom": CUSTOM.encode(), "content": CONTENTS[0].encode()}
-    places = {f"answer {number}": json.dumps(answer).encode() for number, answer in enumerate(returned)}
-    assert sum("value_jwe" in answer.body for answer in returned if isinstance(answer.body, dict)) == 3
+    secrets |= values_of(deployment)
+    assert len(secrets) >= 12
+    assert {name for name, _ in returned} == {function.name for function in deployment.template.functions}
+    places = {f"{number} {name}": json.dumps(answer).encode() for number, (name, answer) in enumerate(returned)}
+    assert sum(b"value_jwe" in text for text in places.values()) > 10
     assert sweep(places, secrets) == []
 
 
@@ -262,6 +337,17 @@ def test_the_sweep_finds_a_planted_secret_in_every_encoding(secret: bytes, befor
     for place, data in planted.items():
         assert sweep({place: data}, {"secret": secret}), place
     assert sweep({"clean": b"nothing to see", "noise": GZIP * 3}, {"secret": secret}) == []
+
+
+@pytest.mark.parametrize("length", range(8, 24))
+def test_the_sweep_finds_a_secret_of_any_length_wherever_it_begins_and_only_the_whole(length: int) -> None:
+    secret = bytes(range(200, 200 + length))
+    for before in range(9):
+        for behind in (b"", b"x"):
+            around = b"y" * before + secret + behind
+            assert sweep({"place": around}, {"secret": secret}) == ["secret, raw: place"]
+            assert sweep({"place": around.replace(secret, secret[1:])}, {"secret": secret}) == []
+            assert sweep({"place": around.replace(secret, secret[:-1])}, {"secret": secret}) == []
 
 
 def test_the_sweep_finds_a_secret_planted_in_the_home_folder_and_in_the_database(

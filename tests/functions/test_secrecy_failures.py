@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import random
-from base64 import b64decode
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from ckeys.deployment import Deployment
 from consumer_keys import wiring
 from consumer_keys.failpoints import POINTS
 from tencent_emulator.pytest_plugin import TestClock
-from tests.functions.canaries import places_of, sweep
+from tests.functions.canaries import inner_secrets, places_of, sweep
 from tests.functions.failing import CANARIES, PREFIX, SAME, Operations
 from tests.store.proxy import LosingProxy
 
@@ -66,9 +65,7 @@ def check(
     secrets = {name: canary.encode() for name, canary in CANARIES.items()}
     secrets |= {f"operator {number}": token.encode() for number, token in enumerate(operations.tokens)}
     secrets |= {f"data key {number}": key for number, key in enumerate(operations.data_keys)}
-    for row in deployment.cloud.call("ssm", "ListSecretVersionIds", SecretName="consumer-keys-root")["Versions"]:
-        version = {"SecretName": "consumer-keys-root", "VersionId": row["VersionId"]}
-        secrets[row["VersionId"]] = b64decode(deployment.cloud.call("ssm", "GetSecretValue", **version)["SecretBinary"])
+    secrets |= inner_secrets(deployment)
     places = places_of(deployment) | {"logging": caplog.text.encode()}
     places |= {"stdout": output.out.encode(), "stderr": output.err.encode()}
     places |= {"returned": "\n".join(map(repr, operations.returned)).encode()}

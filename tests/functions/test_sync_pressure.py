@@ -24,7 +24,7 @@ SECRETS = 999
 MANY = {"sqlite": SECRETS * 10, "postgresql": 1_200, "mariadb": 1_200}
 QUOTA = 300  # GetSecretValue, requests per second (tests/emulator/test_limits.py)
 KINDS = (
-    "disabled", "deleted", "throttled", "dropped", "no answer", "internal", "forbidden", "unusable",
+    "disabled", "deleted", "throttled", "dropped", "bad gateway", "internal", "forbidden", "unusable",
 )  # fmt: skip
 GONE = {"disabled": "CredentialDisabled", "deleted": "CredentialNotFound"}
 
@@ -93,7 +93,7 @@ def fail(api: Api, kind: str, name: str) -> None:
         cloud.fail_next("ssm", "GetSecretValue", "RequestLimitExceeded", times=99, only=name)
     elif kind == "dropped":
         cloud.drop_next("ssm", "GetSecretValue", times=99, only=name)
-    elif kind == "no answer":
+    elif kind == "bad gateway":
         cloud.status_next("ssm", "GetSecretValue", 502, times=99, only=name)
     elif kind == "internal":
         cloud.fail_next("ssm", "GetSecretValue", "InternalError", times=99, only=name)

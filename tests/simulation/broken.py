@@ -8,8 +8,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from consumer_keys.publish import LEASE, Outcome, Publisher
-from consumer_keys.snapshot import Overlay, Part
+from consumer_keys.snapshot import ConsumerRecord, KeyRecord, Overlay, Part
 from consumer_keys.snapshot_cache import SnapshotCache
+from consumer_keys.store.publication import SnapshotReads
 from consumer_keys.store.schema import changes, deployment, publications
 
 
@@ -102,6 +103,53 @@ class BaseNotLookedFor(Publisher):
         return state.base is None
 
 
+class RemovalsForgotten(Publisher):
+    """Leaves out what is gone since the base, so that a deleted key stays valid."""
+
+    def _draft(self, db: Any, turn: Any, *, fresh: bool) -> Any:
+        return super()._draft(_WithoutRemovals(db.connection), turn, fresh=fresh)
+
+
+class _WithoutRemovals(SnapshotReads):
+    def changed_keys(self, after_revision: int) -> dict[bytes, KeyRecord | None]:
+        changed = super().changed_keys(after_revision)
+        return {digest: record for digest, record in changed.items() if record is not None}
+
+
+class ConsumersKept(Publisher):
+    """The same of consumers."""
+
+    def _draft(self, db: Any, turn: Any, *, fresh: bool) -> Any:
+        return super()._draft(_WithoutGoneConsumers(db.connection), turn, fresh=fresh)
+
+
+class _WithoutGoneConsumers(SnapshotReads):
+    def changed_consumers(self, after_revision: int) -> dict[bytes, ConsumerRecord | None]:
+        changed = super().changed_consumers(after_revision)
+        return {ident: record for ident, record in changed.items() if record is not None}
+
+
+class NoGuard(Publisher):
+    """Publishes a snapshot however much it lost."""
+
+    def publish(self, *, heartbeat: bool = False, may_shrink: bool = False) -> Outcome | None:
+        return super().publish(heartbeat=heartbeat, may_shrink=True)
+
+
+class OverrideIgnored(Publisher):
+    """Refuses also what an operator lets pass."""
+
+    def publish(self, *, heartbeat: bool = False, may_shrink: bool = False) -> Outcome | None:
+        return super().publish(heartbeat=heartbeat)
+
+
+class NotRenewed(Publisher):
+    """Lets the last snapshot become old while the guard holds."""
+
+    def _renew(self, turn: Any, state: Any) -> None:
+        pass
+
+
 class GoesBack(SnapshotCache):
     """A reader that takes whatever pointer it finds."""
 
@@ -121,5 +169,8 @@ class Mixes(SnapshotCache):
 
 
 # ForgetsTooMuch needs a tick, a new base and a pause at one certain step: the interleavings find it.
-PUBLISHERS = (PointerFirst, VersionWithoutLock, VersionNotAboveTheBucket, NoHeartbeat, TwoReads, BaseNotLookedFor)
+PUBLISHERS = (
+    PointerFirst, VersionWithoutLock, VersionNotAboveTheBucket, NoHeartbeat, TwoReads, BaseNotLookedFor,
+    RemovalsForgotten, ConsumersKept, NoGuard, OverrideIgnored, NotRenewed,
+)  # fmt: skip
 READERS = (GoesBack, Mixes)

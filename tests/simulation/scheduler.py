@@ -6,11 +6,12 @@ step fails or its process dies. The same seed gives the same run.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import Any
 
 from greenlet import greenlet
+
+from tests.simulation.choices import Choices
 
 
 class Killed(BaseException):
@@ -70,20 +71,26 @@ class Scheduler:
 
     def _next(self, current: Task | None) -> Task | None:
         ready = [task for task in self._tasks if not task.done]
+        awake = []
         for task in ready:
-            task.asleep = max(0, task.asleep - 1)
-        ready = [task for task in ready if not task.asleep] or ready
+            if task.asleep:
+                task.asleep -= 1
+            if not task.asleep:
+                awake.append(task)
+        ready = awake or ready
         self.current = self._choose(ready, current) if ready else None
         return self.current
 
 
-def biased(rng: random.Random, stay: float) -> Callable[[list[Task], Task | None], Task]:
+def biased(choices: Choices, stay: float) -> Callable[[list[Task], Task | None], Task]:
     """Stays with the current task with this probability: long runs with few switches find other faults than many."""
 
     def choose(ready: list[Task], current: Task | None) -> Task:
-        if current is not None and current in ready and rng.random() < stay:
+        if len(ready) == 1:
+            return ready[0]
+        if current is not None and current in ready and choices.chance("stay", stay):
             return current
-        return ready[rng.randrange(len(ready))]
+        return choices.of("next", ready)
 
     return choose
 

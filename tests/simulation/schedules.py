@@ -6,45 +6,36 @@ every reader must hold exactly what the database holds.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
-import sqlalchemy as sa
-
 from consumer_keys import sync
+from consumer_keys.audit_chain import GENESIS, first_fault
 from consumer_keys.errors import CloudFailure
 from consumer_keys.follow import Pace
 from consumer_keys.operators import system_caller
 from consumer_keys.publish import PublicationRefused, Publisher, quietly
-from consumer_keys.roots import Digests, Roots
+from consumer_keys.roots import Roots
 from consumer_keys.secret import Secret
 from consumer_keys.snapshot import POINTER
 from consumer_keys.snapshot_cache import SnapshotCache
 from consumer_keys.store.change import Change
+from tests.simulation.choices import Choices
+from tests.simulation.edges import ENVIRONMENT, Bucket, Late, Reader, Store, publisher_of
+from tests.simulation.edits import GATEWAY, Edit, MassRemoval, bring_back
+from tests.simulation.oracle import PREFIX, Violation
 from tests.simulation.scheduler import Scheduler, Task, biased
-from tests.simulation.world import (
-    CONSUMERS,
-    ENVIRONMENT,
-    GATEWAY,
-    KEYS,
-    KMS_KEY,
-    LOOKUP_KEY,
-    PREFIX,
-    Bucket,
-    Faults,
-    Late,
-    Reader,
-    Store,
-    Violation,
-    World,
-    publisher_of,
-)
+from tests.simulation.world import KMS_KEY, LOOKUP_KEY, Faults, World
 
 SCHEDULES_PER_SEED = 5
-DAY_MS = 86_400_000
+# What may have happened between two schedules; those that need something which is not there are plain time.
+EVENTS = (
+    *["time"] * 9, *["many changes"] * 7, *["restore"] * 3,
+    "copy", "two days", "base lost", "old pointer", "new credential",
+)  # fmt: skip
+DAY_MS, AHEAD_MS = 86_400_000, 70_000
 CALLER = system_caller("simulation", "")
 SETTINGS = SimpleNamespace(
     key_prefix="ck", credential_cache_seconds=300.0, ssm_requests_per_second=1000.0, audit_prefix="audit/",
@@ -54,36 +45,42 @@ KEYS_OF_ROOT: Any = SimpleNamespace(lookup_key=LOOKUP_KEY, operator_key=b"o" * 3
 ROOTS = Roots(KEYS_OF_ROOT, None)
 
 
-def bulk(world: World, rng: random.Random) -> None:
+def bulk(world: World) -> None:
     """So many changes that the next tick builds a new base."""
+    world.mutations += 1
+    first = world.mutations << 16
 
     def touch(db: Change) -> None:
-        rows = [{"ref": rng.randbytes(32), "revision": db.revision} for _ in range(101)]
-        db.connection.execute(sa.text("INSERT INTO changes VALUES ('value', :ref, :revision)"), rows)
+        raw: Any = db.connection.connection.driver_connection
+        rows = [((first + number).to_bytes(32, "big"), db.revision) for number in range(101)]
+        raw.executemany("INSERT INTO changes VALUES ('value', ?, ?)", rows)
         db.audit("key.update", GATEWAY, KMS_KEY, None)
 
     world.store.change(CALLER, world.now_ms, touch)
-    world.note_state()
+    world.oracle.note_state()
 
 
 class History:
-    """One seed."""
+    """Several schedules, as they are drawn from a seed or were recorded."""
 
     def __init__(
-        self, world: World, seed: int, *, publisher: type[Publisher] = Publisher,
-        reader: type[SnapshotCache] = SnapshotCache, restores: bool = False,
+        self, world: World, choices: Choices, *, publisher: type[Publisher] = Publisher,
+        reader: type[SnapshotCache] = SnapshotCache, restores: bool = False, many_keys: bool = False,
     ) -> None:  # fmt: skip
         """`publisher` and `reader` are the real ones, or broken ones that the simulation has to find out.
 
-        With `restores` the database is brought back to an older copy now and then; otherwise that is rare.
+        With `restores` the database is brought back to an older copy now and then, with `many_keys` so many values go
+        that the shrink guard holds; otherwise that is rare.
         """
-        self.world, self.rng, self.kind = world, random.Random(seed), publisher
+        self.world, self.choices, self.kind = world, choices, publisher
         self.trace: list[str] = []
-        world.reset()
+        self.many = choices.chance("many keys", 1 if many_keys else 0.03)
+        world.reset(choices, "many keys" if self.many else "start")
         world.readers = [Reader(world, reader) for _ in range(2)]
-        self.skewed = self.rng.random() < 0.1
-        self.restores = restores or self.rng.random() < 0.1
-        world.stale_reads = not self.restores and self.rng.random() < 0.2
+        self.skewed = choices.chance("skewed", 0.1)
+        self.restores = choices.chance("restores", 1 if restores else 0.1) and not self.many
+        world.oracle.restores = self.restores
+        world.stale_reads = not self.restores and choices.chance("stale reads", 0.2)
         self.saved = False
 
     def run(self, schedules: int = SCHEDULES_PER_SEED) -> None:
@@ -91,25 +88,44 @@ class History:
         for number in range(schedules):
             self._between()
             self._one()
-            if number == schedules - 1 or self.rng.random() < 0.1:
+            last = number == schedules - 1
+            if self.choices.chance("recovers", 0.1) or last:
                 self._recover()
+                if self.choices.chance("is released", 0.5) or last:
+                    self._release()
+        if self.choices.chance("audit log", 0.05):
+            self._check_audit_log()
 
     def _one(self) -> None:
-        rng, world = self.rng, self.world
-        world.faults = Faults(rng, rng.choice((0, 1, 1, 2, 3)), rng.choice((0.02, 0.05, 0.2)))
-        world.step_ms_max = rng.choice((60, 60, 60, 12_000))  # leases run out in the middle of slow publications
-        tasks = [self._task(f"change {n}", self._change) for n in range(rng.choice((1, 1, 2)))]
-        tasks += [self._task(f"tick {n}", self._tick) for n in range(rng.choice((0, 0, 1, 1, 2)))]
+        choices, world = self.choices, self.world
+        budget, chance = choices.of("faults", (0, 1, 1, 2, 3)), choices.of("chance of a fault", (0.02, 0.05, 0.2))
+        world.faults = Faults(choices, budget, chance)
+        # Leases run out in the middle of slow publications.
+        world.step_ms_max = choices.of("longest step", (60, 60, 60, 12_000))
+        tasks = [self._task(f"change {n}", self._change) for n in range(choices.of("changes", (1, 1, 2)))]
+        tasks += [self._task(f"tick {n}", self._tick) for n in range(choices.of("ticks", (0, 0, 1, 1, 2)))]
+        if self.many:
+            tasks += self._shrinking()
         tasks += [self._task(f"reader {n}", self._look(reader)) for n, reader in enumerate(world.readers)]
-        self._play(tasks, rng.choice((0.3, 0.8, 0.95)))
+        self._play(tasks, choices.of("probability to stay", (0.3, 0.8, 0.95)))
+
+    def _shrinking(self) -> list[Task]:
+        """A removal of many values beside the changes, and an operator who lets the snapshot shrink."""
+        tasks = []
+        if self.choices.chance("mass removal", 0.4):
+            tasks.append(self._task("mass removal", lambda task: self._change(task, MassRemoval)))
+        if self.choices.chance("operator", 0.15):
+            tasks.append(self._task("operator", self._override))
+        return tasks
 
     def _task(self, name: str, run: Callable[[Task], Any]) -> Task:
-        skew = self.rng.choice((-70_000, 70_000, -DAY_MS, DAY_MS)) if self.skewed and self.rng.random() < 0.3 else 0
+        skews = (-AHEAD_MS, AHEAD_MS, -DAY_MS, DAY_MS)
+        skew = self.choices.of("skew", skews) if self.skewed and self.choices.chance("wrong clock", 0.3) else 0
         return Task(name, run, skew)
 
     def _play(self, tasks: list[Task], stay: float) -> None:
         world = self.world
-        world.scheduler = Scheduler(biased(self.rng, stay))
+        world.scheduler = Scheduler(biased(self.choices, stay))
         try:
             world.scheduler.run(tasks)
         finally:
@@ -120,67 +136,60 @@ class History:
 
     def _between(self) -> None:
         """What may have happened since the last schedule: time, lost objects, many changes, a restored database."""
-        rng, world = self.rng, self.world
-        event = rng.randrange(24)
-        if event == 0:
+        choices, world = self.choices, self.world
+        event = choices.of("event", EVENTS)
+        self.trace.append(event)
+        if event == "two days":
             world.now_ms += 2 * DAY_MS
-        elif event in (1, 18, 19, 20, 21, 22, 23):
-            bulk(world, rng)
-        elif event == 2 and (base := world.database().base) is not None and not world.stale_reads:
+        elif event == "many changes":
+            bulk(world)
+        elif (
+            event == "base lost"
+            and (base := world.database().base) is not None
+            and not world.stale_reads
+            and not self.many
+        ):
+            # (While the guard holds, nothing can take the place of a base that is lost.)
             world.objects.pop(PREFIX + base.name, None)
-            world.lost.add(PREFIX + base.name)
-        elif event == 3:
+            world.oracle.lost.add(PREFIX + base.name)
+        elif event == "old pointer":
             world.late.append(self._old_pointer())
-        elif event == 4:
-            world.credential = f"content-{rng.randrange(4)}".encode()
-        elif self.restores and event == 5:
+        elif event == "new credential":
+            world.credential = f"content-{choices.below('content', 4)}".encode()
+        elif self.restores and event == "copy":
             world.save("backup")
             self.saved = True
-        elif self.restores and self.saved and event in (6, 7, 8):
+        elif self.restores and self.saved and event == "restore":
             self._restore()
         else:
-            world.now_ms += rng.choice((0, 1_000, 30_000, 60_000))
+            world.now_ms += choices.of("ms between", (0, 1_000, 30_000, 60_000))
 
     def _old_pointer(self) -> Late:
         past = self.world.past.get(PREFIX + POINTER) or [self.world.objects[PREFIX + POINTER]]
-        return Late(PREFIX + POINTER, past[self.rng.randrange(len(past))])
+        return Late(PREFIX + POINTER, past[self.choices.below("old pointer", len(past))])
 
     def _restore(self) -> None:
         """The database of some time ago; the bucket holds the newest pointer, and nothing is on its way."""
         world = self.world
         world.late.clear()
-        newest = max(world.pointers, default=0)
+        newest = max(world.oracle.pointers, default=0)
         if f'"version":{newest},'.encode() in world.objects[PREFIX + POINTER]:
             world.restore("backup")
             world.past.clear()  # nor will anything from before it still arrive: a restore takes longer than a write
-            world.note_state()
+            world.oracle.note_state()
 
-    def _change(self, task: Task) -> None:
-        rng, world = self.rng, self.world
+    def _change(self, task: Task, kind: type[Edit] = Edit) -> None:
+        choices, world = self.choices, self.world
         world.mutations += 1
-        number = world.mutations
-        key_id, consumer_id = f"secret-{rng.randint(1, KEYS):014x}", f"consumer-{rng.randint(1, CONSUMERS):014x}"
-        kind = rng.randrange(4)
-        status, digest = rng.choice(("Enable", "Disable")), rng.randbytes(32)
-        bound = rng.choice((None, consumer_id))
-
-        def work(db: Change) -> None:
-            if kind == 0:
-                db.update_consumer(consumer_id, name=f"consumer-{number}", status=status)
-            elif kind == 1:
-                db.update_key(key_id, name=f"name-{number}", status=status)
-            elif kind == 2:
-                db.update_key(key_id, consumer_id=bound)
-            else:
-                db.add_value(key_id, Digests(digest, None))
-            db.audit("key.update", GATEWAY, key_id, None)
-
+        edit = kind(choices, world.mutations)
         try:
-            _, revision = Store(world).change(CALLER, world.now_ms + task.clock_offset_ms, work)
+            _, revision = Store(world).change(CALLER, world.now_ms + task.clock_offset_ms, edit)
         except CloudFailure:
             return
+        finally:
+            self.trace.append(f"{task.name}: {edit.text}")
         publisher = publisher_of(world, task, self.kind)
-        if rng.random() < 0.02:
+        if choices.chance("quietly", 0.02):
             quietly(publisher, revision, lambda _error: None)
             return
         with suppress(CloudFailure, PublicationRefused):
@@ -188,13 +197,17 @@ class History:
 
     def _tick(self, task: Task) -> None:
         publisher = publisher_of(self.world, task, self.kind)
-        if self.rng.random() < 0.15:
+        if self.choices.chance("whole tick", 0.15):
             with suppress(CloudFailure):
                 sync.run(self._app(task, publisher), "tick", self._pace(task))
             return
         for work in (lambda: publisher.publish(heartbeat=True), publisher.clean_up):
             with suppress(CloudFailure, PublicationRefused):
                 work()
+
+    def _override(self, task: Task) -> None:
+        with suppress(CloudFailure, PublicationRefused):
+            publisher_of(self.world, task, self.kind).publish(heartbeat=True, may_shrink=True)
 
     def _app(self, task: Task, publisher: Publisher) -> Any:
         world = self.world
@@ -217,11 +230,11 @@ class History:
             world.now_ms += int(seconds * 1000)
             world.step("sleep")
 
-        return Pace(50.0, lambda: world.now_ms / 1000, sleep, self.rng.random)
+        return Pace(50.0, lambda: world.now_ms / 1000, sleep, lambda: self.choices.below("jitter", 100) / 100)
 
     def _look(self, reader: Reader) -> Callable[[Task], None]:
         def run(_task: Task) -> None:
-            for _ in range(self.rng.choice((1, 2, 4))):
+            for _ in range(self.choices.of("looks", (1, 2, 4))):
                 reader.look()
 
         return run
@@ -231,30 +244,68 @@ class History:
     def _recover(self) -> None:
         """Faults end, what was on its way has arrived; the next tick comes. Then all are up to date."""
         world = self.world
-        world.faults = Faults(self.rng, 0, 0)
+        world.faults = Faults(self.choices)
+        world.oracle.check_counters()
         world.stale_reads, stale = False, world.stale_reads
         world.step_ms_max = 60
         while world.late:
             world.arrive(world.late.pop())
-        whole = self.rng.random() < 0.25  # with the credentials, or as quickly as the publication allows
-        # A lease taken under a clock that is ahead may last two minutes more.
-        for _ in range(3 if self.skewed else 1):
-            world.now_ms += 60_000
-            self._play([Task("recovery", self._full_tick if whole else self._publishing_tick)], 1.0)
-        state = world.database()
+        whole = self.choices.chance(
+            "whole recovery", 0.25
+        )  # with the credentials, or as quickly as the publication allows
+        if self.skewed:
+            # The fault ends when what a wrong clock wrote down does: a lease that was taken under one that is ahead
+            # lasts so much longer. (One of a clock that is further ahead is known to be wrong, and taken over.)
+            world.now_ms += AHEAD_MS
+        self._tick_and_check(whole=whole)
+        world.stale_reads = stale
+
+    def _release(self) -> None:
+        """While the guard holds: the values come back, or an operator lets them go. Then everything is published."""
+        world, state = self.world, self.world.database()
+        world.stale_reads, stale = False, world.stale_reads
+        if state.published_revision != state.revision and self.choices.chance("brought back", 0.5):
+            work = bring_back(world.oracle.gone(state.published_revision))
+            world.store.change(CALLER, world.now_ms, work)
+            world.oracle.note_state()
+            self._tick_and_check(whole=False)
+            state = world.database()
         if state.published_revision != state.revision:
+            self._play([Task("operator", self._override)], 1.0)
+            if world.oracle.guard_may_hold():
+                raise Violation("an operator let the snapshot shrink, and it was refused")
+            self._tick_and_check(whole=False)
+        world.stale_reads = stale
+
+    def _tick_and_check(self, *, whole: bool) -> None:
+        """One tick; then all are up to date, or the guard keeps the last snapshot in force."""
+        world = self.world
+        world.now_ms += 60_000
+        self._play([Task("recovery", self._full_tick if whole else self._publishing_tick)], 1.0)
+        state = world.database()
+        if state.published_revision != state.revision and not world.oracle.guard_may_hold():
             raise Violation(f"revision {state.revision} is not published after a tick: {state.published_revision}")
         for reader in [*world.readers, Reader(world)]:
             reader.look()
-            if reader.revision != state.revision or reader.version != state.published_version:
+            if reader.revision != state.published_revision or reader.version != state.published_version:
                 raise Violation(f"a reader is at {reader.version, reader.revision}, the database at {state}")
-        world.stale_reads = stale
+            if reader.age_ms() > 60_000:
+                raise Violation(f"what a reader holds after a tick is {reader.age_ms()} ms old")
+
+    def _check_audit_log(self) -> None:
+        """Every row follows the one before it, and the last is the one that is counted."""
+        fault = self.world.store.audit_log(lambda log: first_fault(log.rows(), (0, GENESIS), (), log.counted()))
+        if fault is not None:
+            raise Violation(f"the audit log is broken: {fault.text}")
 
     def _publishing_tick(self, task: Task) -> None:
         publisher = publisher_of(self.world, task, self.kind)
         for _ in range(50):  # as the tick does: another publisher may have died at it
-            if publisher.publish(heartbeat=True) is not None:
-                return
+            try:
+                if publisher.publish(heartbeat=True) is not None:
+                    return
+            except PublicationRefused:
+                return  # by the shrink guard, if that is right
             self.world.now_ms += 500
 
     def _full_tick(self, task: Task) -> None:

@@ -1,4 +1,7 @@
-"""A TCP proxy that can lose an answer: the server has done what it was told, and nobody hears of it."""
+"""A TCP proxy that can lose an answer: the server has done what it was told, and nobody hears of it.
+
+It can also fall silent, as a network does that has forgotten a connection, or a server that hangs.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,15 @@ class LosingProxy:
         self.port = int(self._listener.getsockname()[1])
         self.lose, self.lost = False, 0
         self.stay_down = False  # no new connections after a loss
+        self.mute = False  # new connections are taken, and then nothing more comes
+        self._muted: set[socket.socket] = set()
         self._sockets: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
+
+    def fall_silent(self) -> None:
+        """From now on nothing passes over the connections that there are; they stay open."""
+        self._muted.update(self._sockets)
 
     def close(self) -> None:
         """Ends every connection."""
@@ -41,6 +50,8 @@ class LosingProxy:
                 continue
             server = socket.create_connection(self._target)
             self._sockets += [client, server]
+            if self.mute:
+                self.fall_silent()
             doomed = threading.Event()
             for source, target, up in ((client, server, True), (server, client, False)):
                 thread = threading.Thread(target=self._pump, args=(source, target, doomed, up))
@@ -50,6 +61,8 @@ class LosingProxy:
     def _pump(self, source: socket.socket, target: socket.socket, doomed: threading.Event, up: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                if source in self._muted:
+                    continue
                 if up and self.lose and b"COMMIT" in data:
                     self.lose = False
                     doomed.set()
@@ -57,6 +70,8 @@ class LosingProxy:
                     self.lost += 1
                     break
                 target.sendall(data)
+        if source in self._muted:
+            return  # not even its end is heard of
         self._end(source)
         self._end(target)
 

@@ -16,6 +16,7 @@ from consumer_keys.errors import Problem, Unavailable
 from consumer_keys.model import Caller
 from consumer_keys.store.change import Change
 from consumer_keys.store.database import PAUSES, Database
+from consumer_keys.store.reads import Reads
 from consumer_keys.store.schema import audit, consumers, data_keys
 from tests.databases import SERVERS, Server, server_of
 from tests.store.proxy import LosingProxy
@@ -66,7 +67,7 @@ def server_and_name(store: Database) -> tuple[Server, str]:
     return server_of(store.engine), str(store.engine.url.database)
 
 
-def session_of(db: Change) -> int:
+def session_of(db: Reads) -> int:
     dialect = db.connection.dialect.name
     found: int = db.connection.execute(
         sa.text("SELECT pg_backend_pid()" if dialect == "postgresql" else "SELECT CONNECTION_ID()")

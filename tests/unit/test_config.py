@@ -17,8 +17,21 @@ FAULTS: dict[str, list[str]] = {
     "SNAPSHOT_POLL_SECONDS": ["-0.1", "3601", "1,5"],
     "SNAPSHOT_MAX_AGE_SECONDS": ["0", "59", "604801"],
     "SNAPSHOT_PREFIX": ["folder", "/folder/", "a//b/", "a b/", "../", "a/../", "./", "a/\n"],
+    "AUDIT_PREFIX": ["folder", "../"],
+    "CREDENTIAL_PREFIX": ["*", "llm-*", "llm.", "-llm", "_", "llm/", "llm ", "密钥-", "a" * 129, "llm-\n", "${UIN}"],
+    "ROOT_SECRET_NAME": ["*", "root-*", "a/b", "-root", "a b", "root\n", "a" * 129],
     "KEY_IN_QUERY": ["True", "1", "yes", "on", " true"],
     "SSM_REQUESTS_PER_SECOND": ["0", "0.05", "10001"],
+    "CLOUD_ENDPOINT": [
+        "127.0.0.1",
+        "https://127.0.0.1:1",
+        "http://a:0",
+        "a:65536",
+        "a:b",
+        "http://http://a:1",
+        "a:1/b",
+    ],
+    "COS_BUCKET": ["keys", "keys-", "-1250000000", "Keys-1250000000", "keys-1250000000\n", "keys.x-1250000000"],
     "DATABASE_URL": ["consumer-keys.db", "mysql:/host/db", "oracle://host/db", "SQLITE:///x.db"],
 }
 
@@ -41,6 +54,16 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
     assert absent == (None, None, None, None)
 
 
+@pytest.mark.parametrize("environ", [{}, {"TENCENTCLOUD_RUNENV": "SCF"}], ids=["anywhere", "on SCF"])
+def test_what_protects_values_and_operators_is_on_unless_somebody_says_otherwise(environ: dict[str, str]) -> None:
+    settings = load(environ)
+    assert (settings.clear_values, settings.key_in_query, settings.reveal_enabled) == (False, False, True)
+    assert (settings.reveals_per_minute, settings.reveals_per_day) == (5, 50)
+    assert settings.auth_failures_per_minute == 20
+    assert settings.custom_value_min_bits == 40
+    assert settings.credential_prefix == ""
+
+
 def test_the_list_of_settings_and_the_settings_agree() -> None:
     assert Settings._fields == tuple(setting.name.lower() for setting in SETTINGS)
     assert len({setting.name for setting in SETTINGS}) == len(SETTINGS)
@@ -54,6 +77,11 @@ def test_a_setting_has_a_meaning_and_a_default_that_it_would_accept(setting: con
     assert ("None" in str(optional)) is (setting.default is None)
     if setting.default is not None:
         setting.parse(setting.default)
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:9001", "http://127.0.0.1:9001", "http://127.0.0.1:9001/"])
+def test_the_local_endpoint_may_have_its_scheme_in_front(text: str) -> None:
+    assert load({"CLOUD_ENDPOINT": text}).cloud_endpoint == "127.0.0.1:9001"
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
@@ -71,16 +99,50 @@ def test_a_faulty_value_is_refused_by_name_and_not_repeated(name: str, text: str
 
 def test_every_fault_is_reported_at_once() -> None:
     faulty = {name: texts[0] for name, texts in FAULTS.items()}
-    fault = message(faulty, ("KMS_KEY_ID", "COS_BUCKET"))
-    for name in (*faulty, "KMS_KEY_ID", "COS_BUCKET"):
+    fault = message(faulty, ("KMS_KEY_ID", "KMS_OPERATOR_KEY_ID"))
+    for name in (*faulty, "KMS_KEY_ID", "KMS_OPERATOR_KEY_ID"):
         assert f"{name} " in fault
     assert len(fault.split("; ")) == len(faulty) + 2
 
 
 def test_what_a_function_needs_must_be_set() -> None:
     assert message({"COS_BUCKET": ""}, ("COS_BUCKET",)) == "COS_BUCKET is not set"
-    assert load({"COS_BUCKET": "b-1"}, ("COS_BUCKET",)).cos_bucket == "b-1"
+    assert load({"COS_BUCKET": "b-1250000000"}, ("COS_BUCKET",)).cos_bucket == "b-1250000000"
     assert load({}, ("ROOT_SECRET_NAME",)).root_secret_name == "consumer-keys-root"
+
+
+@pytest.mark.parametrize("text", ["a", "0", "llm-", "LLM_keys-", "a" * 128])
+def test_names_of_secrets_have_the_characters_that_ssm_gives_them(text: str) -> None:
+    settings = load({"CREDENTIAL_PREFIX": text, "ROOT_SECRET_NAME": text})
+    assert (settings.credential_prefix, settings.root_secret_name) == (text, text)
+
+
+def test_one_kms_key_for_values_and_operators_is_refused() -> None:
+    """Every management role may decrypt under the second; with one key for both it could open values."""
+    for second in ("key-one-of-two", "KEY-one-of-two"):
+        fault = message({"KMS_KEY_ID": "key-one-of-two", "KMS_OPERATOR_KEY_ID": second})
+        assert fault.startswith("KMS_OPERATOR_KEY_ID is KMS_KEY_ID")
+        assert "one-of-two" not in fault
+    for environ in ({"KMS_KEY_ID": "a", "KMS_OPERATOR_KEY_ID": "b"}, {"KMS_KEY_ID": "a"}, {"KMS_OPERATOR_KEY_ID": "a"}):
+        load(environ)
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "audit"),
+    [("a/", "a/"), ("a/", "a/b/"), ("a/b/", "a/"), ("", "consumer-keys/heads/"), ("consumer-keys-audit/x/", "")],
+)
+def test_a_folder_for_snapshots_in_the_one_for_audit_heads_is_refused_and_the_reverse(
+    snapshot: str, audit: str
+) -> None:
+    """The policies give each to other roles: a publisher that writes heads could sign away rows."""
+    fault = message({"SNAPSHOT_PREFIX": snapshot, "AUDIT_PREFIX": audit})
+    assert fault.startswith("AUDIT_PREFIX must not begin with SNAPSHOT_PREFIX")
+
+
+def test_folders_beside_each_other_are_taken_however_alike_their_names_are() -> None:
+    for snapshot, audit in (("a/", "a-audit/"), ("a/b/", "a/c/"), ("aa/", "a/")):
+        settings = load({"SNAPSHOT_PREFIX": snapshot, "AUDIT_PREFIX": audit})
+        assert (settings.snapshot_prefix, settings.audit_prefix) == (snapshot, audit)
 
 
 @pytest.mark.parametrize("url", ["sqlite:///keys.db", "sqlite://", "sqlite+pysqlite:///keys.db"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +17,8 @@ from hypothesis import strategies as st
 from consumer_keys import keytext
 from consumer_keys.keytext import (
     BASE62,
+    BODY_CHARS,
+    CHECKSUM_CHARS,
     LookupDigester,
     checksum,
     derive_key,
@@ -56,9 +60,15 @@ def test_the_checksum_is_crc32_in_base62_with_leading_zeros() -> None:
     assert checksum("") == "000000"
 
 
-def test_twenty_thousand_values_are_all_different() -> None:
-    random_bytes = seeded()
-    assert len({make_system_value("ck", random_bytes) for _ in range(20_000)}) == 20_000
+def test_a_million_values_are_all_different() -> None:
+    """As they are made for keys, without prefix and checksum, which follow from the rest."""
+    assert make_system_value("ck", seeded())[3:-CHECKSUM_CHARS] == random_base62(BODY_CHARS, seeded())
+    assert len({random_base62(BODY_CHARS, os.urandom) for _ in range(1_000_000)}) == 1_000_000
+
+
+def test_a_value_carries_190_random_bits() -> None:
+    assert BODY_CHARS * math.log2(len(BASE62)) > 190
+    assert len(set(BASE62)) == len(BASE62) == 62
 
 
 def test_bytes_from_248_on_are_rejected_so_that_no_character_is_favoured() -> None:
@@ -66,18 +76,26 @@ def test_bytes_from_248_on_are_rejected_so_that_no_character_is_favoured() -> No
     assert random_base62(4, lambda size: next(pieces)) == "z0z0"
 
 
-def test_two_hundred_thousand_characters_are_uniform() -> None:
-    counts = Counter(random_base62(200_000, seeded()))
-    expected = 200_000 / 62
+def chi_square(text: str) -> float:
+    """How far the counts of characters are from uniform ones."""
+    counts, expected = Counter(text), len(text) / 62
     assert set(counts) == set(BASE62)
-    assert sum((count - expected) ** 2 / expected for count in counts.values()) < CHI_SQUARE_61_MAX
+    return sum((count - expected) ** 2 / expected for count in counts.values())
+
+
+def test_a_million_characters_are_uniform_at_each_place_of_a_value() -> None:
+    random_bytes = seeded()
+    values = [random_base62(BODY_CHARS, random_bytes) for _ in range(1_000_000 // BODY_CHARS)]
+    assert chi_square("".join(values)) < CHI_SQUARE_61_MAX
+    for place in (0, BODY_CHARS - 1):
+        assert chi_square("".join(value[place] for value in values)) < CHI_SQUARE_61_MAX
+    assert chi_square(random_base62(1_000_000, random_bytes)) < CHI_SQUARE_61_MAX
 
 
 def test_plain_modulo_would_fail_the_same_test() -> None:
     """The guard above sees the bias that it is there for."""
-    counts = Counter(BASE62[byte % 62] for byte in seeded()(200_000))
-    expected = 200_000 / 62
-    assert sum((count - expected) ** 2 / expected for count in counts.values()) > CHI_SQUARE_61_MAX
+    plain = seeded()(1_000_000).translate((BASE62 * 5)[:256].encode()).decode()
+    assert chi_square(plain) > 10 * CHI_SQUARE_61_MAX
 
 
 def test_every_single_substitution_behind_the_prefix_breaks_the_checksum() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from base64 import b64encode
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,6 +43,18 @@ class Keeper:
             self.kms, self.kms_key_id, add_data_key=lambda key: self.stored.update({key.data_key_id: key}),
             find_data_key=self.stored.get, **options | other,
         )  # fmt: skip
+
+    def wrap(self, data_key: bytes, ident: str, purpose: str = "values", environment: str = "prod") -> DataKey:
+        """A plaintext wrapped by KMS as the data key of this id, as somebody with the right to encrypt could."""
+        context = self.vault(purpose=purpose, environment=environment).context(ident)
+        given = {"KeyId": self.kms_key_id, "Plaintext": b64encode(data_key).decode(), "EncryptionContext": context}
+        blob = self.cloud.call("kms", "Encrypt", **given)["CiphertextBlob"]
+        self.stored[ident] = DataKey(ident, purpose, self.kms_key_id, blob, context)
+        return self.stored[ident]
+
+    def unwrap(self, ident: str) -> bytes:
+        """The plaintext of a stored data key."""
+        return self.kms.decrypt(self.stored[ident].blob, self.stored[ident].context)
 
     def actions(self) -> list[str]:
         """What KMS was asked since the last time."""
@@ -120,13 +134,60 @@ def test_a_data_key_swapped_in_the_store_opens_nothing(keeper: Keeper) -> None:
     sealed, ident = one.seal(PLACE, VALUE)
     _, other = two.seal(PLACE, VALUE)
     assert ident != other
-    # KMS refuses a blob under another context; with the context swapped too, the key is another one.
+    # KMS refuses a blob under another context, whatever the store says that its context is.
     keeper.stored[ident] = keeper.stored[ident]._replace(blob=keeper.stored[other].blob)
-    with pytest.raises((SealBroken, Unavailable)):
+    for context in (keeper.stored[ident].context, keeper.stored[other].context):
+        keeper.stored[ident] = keeper.stored[ident]._replace(context=context)
+        with pytest.raises(SealBroken, match="unwrap"):
+            keeper.vault().open(PLACE, sealed)
+    keeper.stored[ident] = keeper.stored[ident]._replace(blob="no blob at all")
+    with pytest.raises(SealBroken, match="unwrap"):
         keeper.vault().open(PLACE, sealed)
-    keeper.stored[ident] = keeper.stored[ident]._replace(context=keeper.stored[other].context)
-    with pytest.raises(SealBroken):
+
+
+def test_kms_binds_a_data_key_to_app_environment_purpose_and_id_and_to_nothing_else(keeper: Keeper) -> None:
+    sealed, ident = keeper.vault().seal(PLACE, VALUE)
+    fields = {"app": "consumer-keys", "dek": ident, "env": "prod", "purpose": "values"}
+    exact = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    blob = keeper.stored[ident].blob
+    # KMS compares it as text, so what it got is what opens the blob.
+    assert len(keeper.kms.decrypt(blob, exact)) == 32
+    for other in ("{}", json.dumps(fields), *(exact.replace(f'"{value}"', '"x"') for value in fields.values())):
+        with pytest.raises(SealBroken):
+            keeper.kms.decrypt(blob, other)
+    # And it is asked for that, not for what the store says.
+    keeper.stored[ident] = keeper.stored[ident]._replace(context="{}")
+    assert keeper.vault().open(PLACE, sealed) == Secret(VALUE)
+
+
+def test_the_same_data_key_under_another_id_opens_nothing(keeper: Keeper) -> None:
+    sealed, ident = keeper.vault().seal(PLACE, VALUE)
+    other = os.urandom(16).hex()
+    keeper.wrap(keeper.unwrap(ident), other)
+    assert keeper.vault()._opening_key(other) == keeper.vault()._opening_key(ident), "only the id differs"
+    with pytest.raises(SealBroken, match="commitment"):
+        keeper.vault().open(PLACE, sealed[:3] + bytes.fromhex(other) + sealed[19:])
+
+
+@pytest.mark.parametrize("other", [{"environment": "test"}, {"purpose": "operators"}])
+def test_the_same_data_key_under_the_same_id_opens_nothing_of_another_environment_or_purpose(
+    keeper: Keeper, other: dict[str, str]
+) -> None:
+    sealed, ident = keeper.vault().seal(PLACE, VALUE)
+    data_key = keeper.unwrap(ident)
+    keeper.wrap(data_key, ident, **other)
+    assert keeper.vault(**other)._opening_key(ident) == data_key, "nothing else stands in the way"
+    with pytest.raises(SealBroken, match="commitment"):
+        keeper.vault(**other).open(PLACE, sealed)
+
+
+def test_a_data_key_that_is_stored_for_another_purpose_opens_nothing_and_kms_is_not_asked(keeper: Keeper) -> None:
+    sealed, ident = keeper.vault().seal(PLACE, VALUE)
+    keeper.stored[ident] = keeper.stored[ident]._replace(purpose="operators")
+    keeper.actions()
+    with pytest.raises(SealBroken, match="not known"):
         keeper.vault().open(PLACE, sealed)
+    assert keeper.actions() == []
 
 
 def test_a_sealed_value_that_names_another_data_key_does_not_open(keeper: Keeper) -> None:
@@ -340,8 +401,7 @@ def collision(one: bytes, two: bytes, nonce: bytes, associated: bytes) -> bytes:
 def test_a_ciphertext_made_for_two_keys_opens_under_the_one_it_commits_to_alone(keeper: Keeper) -> None:
     sealed, ident = keeper.vault().seal(PLACE, VALUE)
     _, other = keeper.vault().seal(PLACE, VALUE)
-    blobs = {ident: keeper.stored[ident], other: keeper.stored[other]}
-    data_keys = [keeper.kms.decrypt(blobs[name].blob, blobs[name].context) for name in (ident, other)]
+    data_keys = [keeper.unwrap(name) for name in (ident, other)]
     head, salt, nonce = sealed[:19], sealed[19:51], sealed[51:63]
     associated = keeper.vault()._associated(PLACE, ident)
     (key_one, mark_one), (key_two, _) = (_message_key(data_key, salt, associated) for data_key in data_keys)
@@ -350,7 +410,7 @@ def test_a_ciphertext_made_for_two_keys_opens_under_the_one_it_commits_to_alone(
         assert len(AESGCM(key).decrypt(nonce, twofold, associated)) == 32, "AES-GCM alone accepts it under both"
     forged = head + salt + nonce + mark_one + twofold
     assert len(keeper.vault().open(PLACE, forged)) == 32
-    # Whoever can write the table of data keys puts the other one under the same id.
-    keeper.stored[ident] = blobs[other]._replace(data_key_id=ident)
+    # Whoever can write the table of data keys, and may ask KMS to encrypt, puts the other one under the same id.
+    keeper.wrap(data_keys[1], ident)
     with pytest.raises(SealBroken, match="commitment"):
         keeper.vault().open(PLACE, forged)

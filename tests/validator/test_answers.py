@@ -189,7 +189,10 @@ def test_neither_database_nor_sdk_is_loaded() -> None:
         ({"SNAPSHOT_POLL_SECONDS": "x"}, "SNAPSHOT_POLL_SECONDS must be a number from 0 to 3600."),
         ({"TENCENTCLOUD_SECRETID": None}, "TENCENTCLOUD_SECRETID is not set"),
         ({"ROOT_SECRET_NAME": "another"}, "The root secret cannot be read: "),
-        ({"CLOUD_ENDPOINT": "127.0.0.1:1"}, "The root secret cannot be read: "),
+        ({"CLOUD_ENDPOINT": "127.0.0.1:1"}, "CLOUD_ENDPOINT is 127.0.0.1:1"),
+        ({"ROOT_SECRET_VERSION": "v9"}, "ROOT_SECRET_VERSION is v9"),
+        ({"COS_BUCKET": "none-1250000000"}, "AccessDenied (COS_BUCKET is none-1250000000"),
+        ({"SNAPSHOT_DIR": "/dev/null/x"}, "SNAPSHOT_DIR, /dev/null/x, cannot be used: Not a directory."),
     ],
 )
 def test_what_is_missing_is_one_sentence(

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from ckeys import steps
+
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
 

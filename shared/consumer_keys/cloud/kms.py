@@ -6,7 +6,10 @@ from base64 import b64decode
 from typing import Any
 
 from consumer_keys.cloud.service import RoleCredential, Service
-from consumer_keys.errors import Unavailable
+from consumer_keys.errors import SealBroken, Unavailable
+
+# A fact about the blob, not a failure of the service (document 573/34429).
+_BAD_CIPHERTEXT = "InvalidParameterValue.InvalidCiphertext"
 
 
 class Kms(Service):
@@ -26,7 +29,10 @@ class Kms(Service):
         return b64decode(reply["Plaintext"]), str(reply["CiphertextBlob"])
 
     def decrypt(self, blob: str, context: str) -> bytes:
-        """The plaintext of a blob; the blob names its KMS key."""
+        """The plaintext of a blob; the blob names its KMS key.
+
+        Raises SealBroken for a blob that is damaged or was made under another context, else Unavailable.
+        """
         reply = self._checked("Decrypt", CiphertextBlob=blob, EncryptionContext=context)
         return b64decode(reply["Plaintext"])
 
@@ -52,6 +58,8 @@ class Kms(Service):
         try:
             reply = self.call(action, **parameters)
         except TencentCloudSDKException as error:
+            if error.code == _BAD_CIPHERTEXT:
+                raise SealBroken("its data key does not unwrap") from None
             raise Unavailable("DependencyUnavailable", self.name, action, str(error.code)) from None
         if not reply.get("Plaintext"):
             raise Unavailable("DependencyUnavailable", self.name, action, "UnreadableReply")

@@ -74,14 +74,14 @@ def _create_key(app: Services, given: Given) -> Any:
         for name in ("KmsKeyName", "KmsKeyVersion"):
             if not getattr(wanted, name):
                 raise Refused(MISSING, f"The parameter {name} is required with GenerateType KMS.")
-    value = None if wanted.SecretValue is None else wanted.SecretValue.get_secret_value()
-    if wanted.GenerateType == "Custom" and not value:
+    if wanted.GenerateType == "Custom" and not wanted.SecretValue:
         raise Refused(MISSING, "The parameter SecretValue is required with GenerateType Custom.")
     named = bool(wanted.KmsKeyName or wanted.KmsKeyVersion)
     key, _ = keys.create(
         app, given.caller, given.gateway_id,
         ours(
-            CreateKey, **wanted.edited(), generation=wanted.GenerateType, type=wanted.SecretType, value=value or None,
+            CreateKey, **wanted.edited(), generation=wanted.GenerateType, type=wanted.SecretType,
+            value=wanted.SecretValue or None,
             credential={"name": wanted.KmsKeyName, "version": wanted.KmsKeyVersion} if named else None,
         ),
     )  # fmt: skip

@@ -65,7 +65,7 @@ def id_of(request: web.Request) -> str:
 
 
 def refusal(function: str, error: Exception, request_id: str, noted: Mapping[str, Any]) -> web.Reply:
-    """The envelope around what went wrong; its code goes into the log."""
+    """The envelope around what went wrong; its code goes into the log, and its reason if it has one."""
     refused = _refused(function, error, request_id)
     content = {"Error": {"Code": refused.code, "Message": refused.message}, "RequestId": request_id}
     why = {} if refused.reason is None else {"reason": refused.reason}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from consumer_keys.cloud_api.errors import (
     BAD_FORMAT,
@@ -21,8 +21,8 @@ from consumer_keys.cloud_api.errors import (
     Refused,
     from_problem,
 )
-from consumer_keys.errors import FieldError, FieldFault, Problem, field_name
-from consumer_keys.fields import LIMIT_MAX
+from consumer_keys.errors import Problem, field_name
+from consumer_keys.fields import LIMIT_MAX, KeyValue, fault_text, field_error
 from consumer_keys.fields import ResourceType as _ResourceType
 from consumer_keys.fields import Status as _Status
 
@@ -102,7 +102,7 @@ class CreateSecretKey(_Described):
     SecretType: _SecretType
     GenerateType: str
     ResourceType: _KeyHolder
-    SecretValue: SecretStr | None = None
+    SecretValue: KeyValue | None = None
     KmsKeyName: str = ""
     KmsKeyVersion: str = ""
 
@@ -312,8 +312,7 @@ def _fault(fault: Any) -> Refused:
     if kind.endswith("_type"):
         return Refused(BAD_FORMAT, f"The parameter {field} has the wrong type.")
     code = UNSUPPORTED if isinstance(cause, _OutOfScope) else BAD_VALUE
-    text = str(cause) if isinstance(cause, ValueError) else str(fault["msg"])
-    return Refused(code, f"The parameter {field} is not valid: {text}.")
+    return Refused(code, f"The parameter {field} is not valid: {fault_text(fault)}.")
 
 
 def ours(model: type[_M], **values: Any) -> _M:
@@ -321,13 +320,5 @@ def ours(model: type[_M], **values: Any) -> _M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        faults = [_our_fault(fault) for fault in error.errors(include_url=False, include_input=False)]
+        faults = [field_error(fault) for fault in error.errors(include_url=False, include_input=False)]
     raise from_problem(Problem("InvalidParameter", errors=faults))
-
-
-def _our_fault(fault: Any) -> FieldError:
-    cause = fault.get("ctx", {}).get("error")
-    if isinstance(cause, FieldFault):
-        return FieldError(cause.field, str(cause))
-    field = ".".join(str(part) for part in fault["loc"])
-    return FieldError(field, str(cause) if isinstance(cause, ValueError) else str(fault["msg"]))

@@ -153,6 +153,7 @@ class Database:
         return result
 
     def _repeated(self, attempt: Callable[[], _T]) -> _T:
+        gives_up_at = time.monotonic() + dialect.GIVE_UP_SECONDS
         for pause in (*PAUSES, None):
             try:
                 return attempt()
@@ -161,7 +162,8 @@ class Database:
             except PoolTimeout:
                 raise Unavailable("DependencyUnavailable", "database", "connect", "PoolTimeout") from None
             except DBAPIError as error:
-                if pause is None or not (dialect.was_undone(error) or dialect.was_cut(error)):
+                again = dialect.was_undone(error) or dialect.was_cut(error)
+                if pause is None or not again or time.monotonic() > gives_up_at:
                     raise _unavailable(error) from None
                 time.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
         raise AssertionError("the last attempt returns or raises")

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from consumer_keys.errors import Problem
 from consumer_keys.model import ConsumerRef, Credential, Key, Sync, timestamp
-from consumer_keys.store.dialect import contains
+from consumer_keys.store.dialect import contains, materialized
 from consumer_keys.store.schema import consumer_keys as k
 from consumer_keys.store.schema import consumers as c
 from consumer_keys.store.schema import key_facets as f
@@ -94,7 +94,7 @@ class KeyLists:
         query = _KEYS.where(*where)
         if total <= few:
             # PostgreSQL guesses badly how many match, and would look for a handful along the whole order.
-            matches = query.cte("matches").prefix_with("MATERIALIZED", dialect="postgresql")
+            matches = materialized(query)
             query, columns = sa.select(matches), matches.c
         query = query.order_by(columns.created_at.desc(), columns.key_id.desc()).limit(limit + 1).offset(offset)
         return _cut(self.connection.execute(query).mappings().all(), "key_id", limit, total, _keys)

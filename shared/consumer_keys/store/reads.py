@@ -24,6 +24,7 @@ from consumer_keys.store.schema import (
     deployment,
     former_secrets,
     idempotency,
+    key_facets,
     key_values,
     leases,
     operators,
@@ -148,11 +149,16 @@ class Reads(KeyLists):
         query = sa.select(k.c.key_id, k.c.name).where(k.c.consumer_id == consumer_id).order_by(k.c.key_id).limit(limit)
         return [(row.key_id, row.name) for row in self.connection.execute(query)]
 
+    def keys_among(self, gateways: Iterable[str], key_ids: Iterable[str]) -> list[str]:
+        """Those of the keys that belong to one of the gateways, by id."""
+        query = sa.select(k.c.key_id).where(k.c.gateway_id.in_(list(gateways)), k.c.key_id.in_(list(key_ids)))
+        return list(self.connection.execute(query.order_by(k.c.key_id)).scalars())
+
     def sealed_value(self, key_id: str) -> bytes:
-        """The sealed value of a System or Custom key."""
+        """The sealed value of a System or Custom key; nothing, which no vault opens, unless it has exactly one."""
         query = sa.select(key_values.c.sealed).where(key_values.c.key_id == key_id)
-        sealed: bytes = self.connection.execute(query).scalar_one()
-        return bytes(sealed)
+        found = list(self.connection.execute(query).scalars())
+        return bytes(found[0] or b"") if len(found) == 1 else b""
 
     def alive(self, default: str) -> Alive:
         """The versions of the root secret that are in force; `default` until it is rotated for the first time."""
@@ -230,6 +236,12 @@ class Reads(KeyLists):
     def status(self) -> sa.RowMapping:
         """The deployment row."""
         return self.connection.execute(_STATUS).mappings().one()
+
+    def keys_by_gateway(self) -> dict[str, int]:
+        """Gateway id -> how many keys it has, if any."""
+        total = sa.func.sum(key_facets.c.key_count)
+        query = sa.select(key_facets.c.gateway_id, total).group_by(key_facets.c.gateway_id).having(total > 0)
+        return {gateway_id: int(count) for gateway_id, count in self.connection.execute(query)}
 
     def was_disabled(self, gateway_id: str, key_id: str, after_revision: int) -> bool:
         """Whether a key was disabled by a change after this revision."""

@@ -172,6 +172,7 @@ data_keys = sa.Table(
     sa.Column("purpose", text(16), nullable=False),
     sa.Column("kms_key_id", text(64), nullable=False),
     sa.Column("blob", text(1024), nullable=False),
+    # What KMS bound the blob to, for people: the code works it out from environment, purpose and id instead.
     sa.Column("context", text(512), nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     # Since when (ms) nothing refers to it; it is destroyed after a while.

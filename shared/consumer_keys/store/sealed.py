@@ -57,9 +57,13 @@ class SealedRows(Reads):
         return found
 
     def replace_sealed(self, row: SealedRow, sealed: bytes, data_key_id: str) -> bool:
-        """Puts the same value under another data key; False when it was changed or removed meanwhile."""
+        """Puts the same value under another data key; False when it was changed or removed meanwhile.
+
+        What counts are the sealed bytes: another value may well be under the same data key.
+        """
         table = metadata.tables[row.table]
-        own = sa.update(table).where(_REFS[row.table] == row.ref, table.c.data_key_id == row.data_key_id)
+        unchanged = (table.c.sealed == row.sealed, table.c.data_key_id == row.data_key_id)
+        own = sa.update(table).where(_REFS[row.table] == row.ref, *unchanged)
         return self.connection.execute(own.values(sealed=sealed, data_key_id=data_key_id)).rowcount == 1
 
     def data_key_rows(self, after_id: str, limit: int) -> list[sa.RowMapping]:

@@ -4,6 +4,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
 
+from ckeys import steps
+
 revision = "0001"
 down_revision = None
 
@@ -24,7 +26,7 @@ def _long_text():
 
 def upgrade():
     """Creates every table, the one deployment row and the leases."""
-    op.create_table(
+    steps.create_table(
         "audit",
         sa.Column("sequence", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
@@ -38,15 +40,15 @@ def upgrade():
         sa.Column("revision", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("sequence"),
     )
-    op.create_table(
+    steps.create_table(
         "changes",
         sa.Column("kind", _text(8), nullable=False),
         sa.Column("ref", _bytes(32), nullable=False),
         sa.Column("revision", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("kind", "ref"),
     )
-    op.create_index("ix_changes_revision", "changes", ["revision"], unique=False)
-    op.create_table(
+    steps.create_index("ix_changes_revision", "changes", ["revision"])
+    steps.create_table(
         "consumers",
         sa.Column("consumer_id", _text(32), nullable=False),
         sa.Column("gateway_id", _text(64), nullable=False),
@@ -59,8 +61,8 @@ def upgrade():
         sa.PrimaryKeyConstraint("consumer_id"),
         sa.UniqueConstraint("gateway_id", "name", name="uq_consumers_name"),
     )
-    op.create_index("ix_consumers_order", "consumers", ["gateway_id", "created_at", "consumer_id"], unique=False)
-    op.create_table(
+    steps.create_index("ix_consumers_order", "consumers", ["gateway_id", "created_at", "consumer_id"])
+    steps.create_table(
         "data_keys",
         sa.Column("data_key_id", _text(32), nullable=False),
         sa.Column("purpose", _text(16), nullable=False),
@@ -70,7 +72,7 @@ def upgrade():
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("data_key_id"),
     )
-    op.create_table(
+    steps.create_table(
         "deployment",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("revision", sa.BigInteger(), nullable=False),
@@ -84,7 +86,7 @@ def upgrade():
         sa.Column("sync_report", _long_text(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
-    op.create_table(
+    steps.create_table(
         "idempotency",
         sa.Column("actor", _text(80), nullable=False),
         sa.Column("idempotency_key", _text(255), nullable=False),
@@ -93,8 +95,8 @@ def upgrade():
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("actor", "idempotency_key"),
     )
-    op.create_index("ix_idempotency_created", "idempotency", ["created_at"], unique=False)
-    op.create_table(
+    steps.create_index("ix_idempotency_created", "idempotency", ["created_at"])
+    steps.create_table(
         "leases",
         sa.Column("name", _text(32), nullable=False),
         sa.Column("holder", _text(64), nullable=False),
@@ -102,7 +104,7 @@ def upgrade():
         sa.Column("token", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name"),
     )
-    op.create_table(
+    steps.create_table(
         "publications",
         sa.Column("version", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("revision", sa.BigInteger(), nullable=False),
@@ -111,7 +113,7 @@ def upgrade():
         sa.Column("overlay", _text(128), nullable=False),
         sa.PrimaryKeyConstraint("version"),
     )
-    op.create_table(
+    steps.create_table(
         "consumer_keys",
         sa.Column("key_id", _text(32), nullable=False),
         sa.Column("gateway_id", _text(64), nullable=False),
@@ -140,10 +142,10 @@ def upgrade():
         sa.PrimaryKeyConstraint("key_id"),
         sa.UniqueConstraint("gateway_id", "name", name="uq_consumer_keys_name"),
     )
-    op.create_index("ix_consumer_keys_consumer", "consumer_keys", ["consumer_id"], unique=False)
-    op.create_index("ix_consumer_keys_order", "consumer_keys", ["gateway_id", "created_at", "key_id"], unique=False)
-    op.create_index("ix_consumer_keys_sync", "consumer_keys", ["generation", "sync_next_at"], unique=False)
-    op.create_table(
+    steps.create_index("ix_consumer_keys_consumer", "consumer_keys", ["consumer_id"])
+    steps.create_index("ix_consumer_keys_order", "consumer_keys", ["gateway_id", "created_at", "key_id"])
+    steps.create_index("ix_consumer_keys_sync", "consumer_keys", ["generation", "sync_next_at"])
+    steps.create_table(
         "operators",
         sa.Column("secret_id", _text(64), nullable=False),
         sa.Column("name", _text(60), nullable=False),
@@ -162,7 +164,7 @@ def upgrade():
         sa.UniqueConstraint("digest"),
         sa.UniqueConstraint("name"),
     )
-    op.create_table(
+    steps.create_table(
         "key_values",
         sa.Column("digest", _bytes(32), nullable=False),
         sa.Column("key_id", _text(32), nullable=False),
@@ -180,8 +182,9 @@ def upgrade():
         ),
         sa.PrimaryKeyConstraint("digest"),
     )
-    op.create_index("ix_key_values_ends", "key_values", ["ends_at"], unique=False)
-    op.create_index("ix_key_values_key", "key_values", ["key_id"], unique=False)
+    steps.create_index("ix_key_values_ends", "key_values", ["ends_at"])
+    steps.create_index("ix_key_values_key", "key_values", ["key_id"])
+    # Committed together with this migration's number on every database, so never repeated.
     op.execute(
         "INSERT INTO deployment (id, revision, entry_count, published_version, published_revision, published_at,"
         " published_count, base_revision) VALUES (1, 0, 0, 0, 0, 0, 0, 0)"

@@ -1,8 +1,9 @@
 """Signed requests that were used."""
 
 import sqlalchemy as sa
-from alembic import op
 from sqlalchemy.dialects import mysql
+
+from ckeys import steps
 
 revision = "0002"
 down_revision = "0001"
@@ -10,10 +11,10 @@ down_revision = "0001"
 
 def upgrade():
     """Creates the table of used signatures."""
-    op.create_table(
+    steps.create_table(
         "signatures",
         sa.Column("digest", sa.LargeBinary(32).with_variant(mysql.VARBINARY(32), "mysql", "mariadb"), nullable=False),
         sa.Column("seen_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("digest"),
     )
-    op.create_index("ix_signatures_seen", "signatures", ["seen_at"], unique=False)
+    steps.create_index("ix_signatures_seen", "signatures", ["seen_at"])

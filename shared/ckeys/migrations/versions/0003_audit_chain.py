@@ -6,6 +6,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
 
+from ckeys import steps
+
 revision = "0003"
 down_revision = "0002"
 
@@ -26,23 +28,21 @@ def _bytes(length):
 
 def upgrade():
     """Adds the hashes, fills them in, and then requires them."""
-    op.add_column("audit", sa.Column("hash", _bytes(32), nullable=True))
-    op.add_column("deployment", sa.Column("audit_sequence", sa.BigInteger(), nullable=True))
-    op.add_column("deployment", sa.Column("audit_hash", _bytes(32), nullable=True))
+    steps.add_column("audit", sa.Column("hash", _bytes(32), nullable=True))
+    steps.add_column("deployment", sa.Column("audit_sequence", sa.BigInteger(), nullable=True))
+    steps.add_column("deployment", sa.Column("audit_hash", _bytes(32), nullable=True))
     sequence, last = _chain()
     deployment = sa.table("deployment", sa.column("audit_sequence"), sa.column("audit_hash", _bytes(32)))
     op.execute(sa.update(deployment).values(audit_sequence=sequence, audit_hash=last))
-    with op.batch_alter_table("audit") as batch:
-        batch.alter_column("hash", existing_type=_bytes(32), nullable=False)
-    with op.batch_alter_table("deployment") as batch:
-        batch.alter_column("audit_sequence", existing_type=sa.BigInteger(), nullable=False)
-        batch.alter_column("audit_hash", existing_type=_bytes(32), nullable=False)
+    steps.require("audit", "hash", _bytes(32))
+    steps.require("deployment", "audit_sequence", sa.BigInteger())
+    steps.require("deployment", "audit_hash", _bytes(32))
     for name, columns in _INDEXES.items():
-        op.create_index(name, "audit", columns)
+        steps.create_index(name, "audit", columns)
 
 
 def _chain():
-    """Rows keep their order; the new number is never above the old one, so no two meet."""
+    """Rows keep their order; the new number is never above the old one, so no two meet. Done again, nothing changes."""
     audit = sa.table("audit", *map(sa.column, _COLUMNS), sa.column("hash", _bytes(32)))
     sequence, last = 0, bytes(32)
     rows = op.get_bind().execute(sa.select(audit).order_by(audit.c.sequence)).mappings().all()

@@ -1,8 +1,9 @@
 """Former secrets of operators, and what the limits of revealing are counted from."""
 
 import sqlalchemy as sa
-from alembic import op
 from sqlalchemy.dialects import mysql
+
+from ckeys import steps
 
 revision = "0004"
 down_revision = "0003"
@@ -20,7 +21,7 @@ def _bytes(length):
 
 def upgrade():
     """Creates both tables."""
-    op.create_table(
+    steps.create_table(
         "former_secrets",
         sa.Column("digest", _bytes(32), nullable=False),
         sa.Column("secret_id", _text(64), nullable=False),
@@ -31,12 +32,12 @@ def upgrade():
         sa.ForeignKeyConstraint(["data_key_id"], ["data_keys.data_key_id"]),
         sa.PrimaryKeyConstraint("digest"),
     )
-    op.create_index("ix_former_secrets_operator", "former_secrets", ["secret_id"], unique=False)
-    op.create_table(
+    steps.create_index("ix_former_secrets_operator", "former_secrets", ["secret_id"])
+    steps.create_table(
         "reveals",
         sa.Column("sequence", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("actor", _text(80), nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("sequence"),
     )
-    op.create_index("ix_reveals_actor", "reveals", ["actor", "at"], unique=False)
+    steps.create_index("ix_reveals_actor", "reveals", ["actor", "at"])

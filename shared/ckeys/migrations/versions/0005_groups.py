@@ -1,8 +1,9 @@
 """Consumer groups, and how a key came to be."""
 
 import sqlalchemy as sa
-from alembic import op
 from sqlalchemy.dialects import mysql
+
+from ckeys import steps
 
 revision = "0005"
 down_revision = "0004"
@@ -16,7 +17,7 @@ def _text(length):
 
 def upgrade():
     """Creates the tables of groups; keys that are there were made one by one."""
-    op.create_table(
+    steps.create_table(
         "consumer_groups",
         sa.Column("group_id", _text(32), nullable=False),
         sa.Column("gateway_id", _text(64), nullable=False),
@@ -29,8 +30,8 @@ def upgrade():
         sa.PrimaryKeyConstraint("group_id"),
         sa.UniqueConstraint("gateway_id", "name", name="uq_consumer_groups_name"),
     )
-    op.create_index("ix_consumer_groups_order", "consumer_groups", ["gateway_id", "created_at", "group_id"])
-    op.create_table(
+    steps.create_index("ix_consumer_groups_order", "consumer_groups", ["gateway_id", "created_at", "group_id"])
+    steps.create_table(
         "group_members",
         sa.Column("group_id", _text(32), nullable=False),
         sa.Column("consumer_id", _text(32), nullable=False),
@@ -38,8 +39,8 @@ def upgrade():
         sa.ForeignKeyConstraint(["consumer_id"], ["consumers.consumer_id"]),
         sa.PrimaryKeyConstraint("group_id", "consumer_id"),
     )
-    op.create_index("ix_group_members_consumer", "group_members", ["consumer_id"])
-    op.create_table(
+    steps.create_index("ix_group_members_consumer", "group_members", ["consumer_id"])
+    steps.create_table(
         "group_resources",
         sa.Column("group_id", _text(32), nullable=False),
         sa.Column("type", _text(16), nullable=False),
@@ -47,5 +48,5 @@ def upgrade():
         sa.ForeignKeyConstraint(["group_id"], ["consumer_groups.group_id"]),
         sa.PrimaryKeyConstraint("group_id", "type", "resource_id"),
     )
-    op.create_index("ix_group_resources_resource", "group_resources", ["resource_id"])
-    op.add_column("consumer_keys", sa.Column("creation_source", _text(16), nullable=False, server_default="Manual"))
+    steps.create_index("ix_group_resources_resource", "group_resources", ["resource_id"])
+    steps.add_column("consumer_keys", sa.Column("creation_source", _text(16), nullable=False, server_default="Manual"))

@@ -4,6 +4,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
 
+from ckeys import steps
+
 revision = "0008"
 down_revision = "0007"
 
@@ -17,7 +19,7 @@ def _text(length):
 
 def upgrade():
     """Counts the keys that are there, facet by facet, and notes each one's facet."""
-    op.create_table(
+    steps.create_table(
         "key_facets",
         sa.Column("facet_id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("gateway_id", _text(64), nullable=False),
@@ -32,7 +34,8 @@ def upgrade():
             "gateway_id", "type", "generation", "creation_source", "status", "bound", name="uq_key_facets"
         ),
     )
-    op.add_column("consumer_keys", sa.Column("facet_id", sa.Integer(), nullable=True))
+    steps.add_column("consumer_keys", sa.Column("facet_id", sa.Integer(), nullable=True))
+    op.execute("DELETE FROM key_facets")  # of an attempt that died
     op.execute(
         f"INSERT INTO key_facets SELECT ROW_NUMBER() OVER (ORDER BY {_IDENTITY}, bound), {_IDENTITY}, bound, key_count"
         f" FROM (SELECT {_IDENTITY}, consumer_id IS NOT NULL AS bound, COUNT(*) AS key_count FROM consumer_keys"
@@ -43,9 +46,9 @@ def upgrade():
         f"UPDATE consumer_keys SET facet_id = (SELECT f.facet_id FROM key_facets AS f WHERE {same}"
         " AND f.bound = (consumer_keys.consumer_id IS NOT NULL))"
     )
-    op.create_index("ix_consumer_keys_facet", "consumer_keys", ["facet_id", "created_at", "key_id"])
-    op.create_index("ix_consumer_keys_of_consumer", "consumer_keys", ["consumer_id", "created_at", "key_id"])
-    op.drop_index("ix_consumer_keys_consumer", table_name="consumer_keys")
+    steps.create_index("ix_consumer_keys_facet", "consumer_keys", ["facet_id", "created_at", "key_id"])
+    steps.create_index("ix_consumer_keys_of_consumer", "consumer_keys", ["consumer_id", "created_at", "key_id"])
+    steps.drop_index("ix_consumer_keys_consumer", "consumer_keys")
     if op.get_bind().dialect.name == "postgresql":
         _index_names()
 
