@@ -189,6 +189,7 @@ class Child:
         go, self._go = os.pipe()  # a byte when it may go on
         self._pid = os.fork()
         if self._pid == 0:
+            os.close(self._go)  # so that it does not wait for a parent that is gone
             status = 1
             try:
                 run(functions, order, number, lambda: os.write(theirs, b"."), go)
