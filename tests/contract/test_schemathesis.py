@@ -1,7 +1,8 @@
 """20,000 generated requests against the local run's HTTP front: every answer is one that the document describes.
 
 Half of them keep to the document and half break it on purpose. The requests are spread over the operations, each of
-which is a test of its own, so that both cores have work.
+which is a test of its own, so that both cores have work. Making up a request takes several times as long as answering
+it, so each one is sent a few times: about other keys and consumers, as somebody else, and after it has had its effect.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from ckeys.samples import GATEWAYS
 from ckeys.samples import seed as make_samples
 from tests.contract.described import DOCUMENT, OPERATIONS, check_answer
 
-REQUESTS, STATEFUL = 20_000, 1_300
+REQUESTS, STATEFUL, TIMES = 20_000, 1_300, 3
 VALIDATE = sorted(name for name in OPERATIONS if name.startswith("validate"))
 READ = sorted(name for name in OPERATIONS if name.startswith(("get_", "list_", "verify")))
 WRITE = sorted(OPERATIONS.keys() - set(VALIDATE) - set(READ))
@@ -126,13 +127,14 @@ def fire(service: Service, name: str, tokens: list[str], quota: int) -> None:
         for mode in MODES:
 
             @seed(round_number)
-            @settings(max_examples=max(50, quota // 2), **QUIET)
+            @settings(max_examples=max(50, quota // 2 // TIMES), **QUIET)
             @given(case=operation.as_strategy(generation_mode=mode))
             def generated(case: Any) -> None:
                 nonlocal sent
-                sent += 1
-                aim(case, service.values, sent)
-                service.send(case, next(token), probe_auth=sent % PROBE_AUTH_EVERY == 0)
+                for _ in range(TIMES):
+                    sent += 1
+                    aim(case, service.values, sent)
+                    service.send(case, next(token), probe_auth=sent % PROBE_AUTH_EVERY == 0)
 
             generated()
         if sent >= quota:

@@ -197,7 +197,7 @@ class History:
 
     def _tick(self, task: Task) -> None:
         publisher = publisher_of(self.world, task, self.kind)
-        if self.choices.chance("whole tick", 0.15):
+        if self.choices.chance("whole tick", 0.05):
             with suppress(CloudFailure):
                 sync.run(self._app(task, publisher), "tick", self._pace(task))
             return
@@ -250,9 +250,8 @@ class History:
         world.step_ms_max = 60
         while world.late:
             world.arrive(world.late.pop())
-        whole = self.choices.chance(
-            "whole recovery", 0.25
-        )  # with the credentials, or as quickly as the publication allows
+        # With the credentials and all, or as much of it as the publication needs.
+        whole = self.choices.chance("whole recovery", 0.1)
         if self.skewed:
             # The fault ends when what a wrong clock wrote down does: a lease that was taken under one that is ahead
             # lasts so much longer. (One of a clock that is further ahead is known to be wrong, and taken over.)

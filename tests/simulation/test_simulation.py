@@ -141,8 +141,10 @@ def orders(part: int = 0, parts: int = 1) -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_two_publishers_interleaved_in_every_way_lose_nothing(world: World, part: int) -> None:
-    """All of them in CI, every 25th elsewhere."""
-    for order in orders(part, PARTS * (1 if SCHEDULES >= ALL else 25)):
+    """An eighth of them in CI, other ones each time; an eightieth elsewhere."""
+    apart = 8 if SCHEDULES >= ALL else 80
+    offset = int(os.environ["CKEYS_SIMULATION_SEED"]) % apart
+    for order in orders(part + PARTS * offset, PARTS * apart):
         interleave(world, order, Publisher)
 
 
