@@ -50,34 +50,51 @@ class Call(NamedTuple):
 
 
 def call(admin: Api, function: str) -> Call:
-    """The call, with new resources to work on."""
+    """The call, with new resources to work on: those that it names."""
     number = next(_number)
-    key = admin.create_key(f"key-{number}")
-    idle = admin.create_key(f"idle-{number}", status="Disable")
-    consumer = admin.create_consumer(f"app-{number}")
-    group = admin.create_group(f"group-{number}")
-    team = f"/groups/{group['group_id']}"
-    at, holder = f"/keys/{key['key_id']}", f"/consumers/{consumer['consumer_id']}"
-    calls = [
-        Call("create_key", "POST", "/keys", {"name": f"new-{number}", "generation": "System"}),
-        Call("list_keys", "GET", "/keys"), Call("get_key", "GET", at), Call("update_key",
-        "PATCH", at, {"description": "x"}),
-        Call("enable_key", "POST", f"/keys/{idle['key_id']}/enable"), Call("disable_key", "POST", f"{at}/disable"),
-        Call("delete_key", "DELETE", f"/keys/{idle['key_id']}"), Call("reveal_key", "POST", f"{at}/reveal", {}),
-        Call("bind_consumer", "PUT", f"{at}/consumer", {"consumer_id": consumer["consumer_id"]}),
-        Call("unbind_consumer", "DELETE", f"{at}/consumer"),
-        Call("create_consumer", "POST", "/consumers", {"name": f"new-{number}"}), Call("list_consumers", "GET",
-        "/consumers"),
-        Call("get_consumer", "GET", holder), Call("update_consumer", "PATCH", holder, {"description": "x"}),
-        Call("delete_consumer", "DELETE", holder), Call("get_status", "GET", "/v1/status"),
-        Call("create_group", "POST", "/groups", {"name": f"new-{number}"}), Call("list_groups", "GET", "/groups"),
-        Call("get_group", "GET", team), Call("update_group", "PATCH", team, {"description": "x"}),
-        Call("delete_group", "DELETE", team), Call("add_to_group", "PUT", f"{team}{holder}"),
-        Call("remove_from_group", "DELETE", f"{team}{holder}"),
-        Call("list_audit", "GET", "/audit"), Call("verify", "POST", "/verify", {"key": key["value"]}),
-        Call("sync_credentials", "POST", "/v1/sync"),
-    ]  # fmt: skip
-    return next(item for item in calls if item.function == function)
+
+    def key(**fields: Any) -> str:
+        return f"/keys/{admin.create_key(f'key-{number}', **fields)['key_id']}"
+
+    def consumer_id() -> str:
+        return str(admin.create_consumer(f"app-{number}")["consumer_id"])
+
+    def consumer() -> str:
+        return f"/consumers/{consumer_id()}"
+
+    def group() -> str:
+        return f"/groups/{admin.create_group(f'group-{number}')['group_id']}"
+
+    new, edit = {"name": f"new-{number}"}, {"description": "x"}
+    calls: dict[str, Callable[[], tuple[Any, ...]]] = {
+        "create_key": lambda: ("POST", "/keys", new | {"generation": "System"}),
+        "list_keys": lambda: ("GET", "/keys"),
+        "get_key": lambda: ("GET", key()),
+        "update_key": lambda: ("PATCH", key(), edit),
+        "enable_key": lambda: ("POST", key(status="Disable") + "/enable"),
+        "disable_key": lambda: ("POST", key() + "/disable"),
+        "delete_key": lambda: ("DELETE", key(status="Disable")),
+        "reveal_key": lambda: ("POST", key() + "/reveal", {}),
+        "bind_consumer": lambda: ("PUT", key() + "/consumer", {"consumer_id": consumer_id()}),
+        "unbind_consumer": lambda: ("DELETE", key() + "/consumer"),
+        "create_consumer": lambda: ("POST", "/consumers", new),
+        "list_consumers": lambda: ("GET", "/consumers"),
+        "get_consumer": lambda: ("GET", consumer()),
+        "update_consumer": lambda: ("PATCH", consumer(), edit),
+        "delete_consumer": lambda: ("DELETE", consumer()),
+        "create_group": lambda: ("POST", "/groups", new),
+        "list_groups": lambda: ("GET", "/groups"),
+        "get_group": lambda: ("GET", group()),
+        "update_group": lambda: ("PATCH", group(), edit),
+        "delete_group": lambda: ("DELETE", group()),
+        "add_to_group": lambda: ("PUT", group() + consumer()),
+        "remove_from_group": lambda: ("DELETE", group() + consumer()),
+        "get_status": lambda: ("GET", "/v1/status"),
+        "list_audit": lambda: ("GET", "/audit"),
+        "verify": lambda: ("POST", "/verify", {"key": admin.create_key(f"key-{number}")["value"]}),
+        "sync_credentials": lambda: ("POST", "/v1/sync"),
+    }
+    return Call(function, *calls[function]())
 
 
 def test_every_function_that_needs_an_operator_is_covered_here(deployment: Deployment) -> None:
