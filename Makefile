@@ -66,9 +66,10 @@ $(VENV)/.dev: $(VENV)/.local requirements/dev.txt
 	@$(PIP) --require-hashes -r requirements/dev.txt
 	@touch $@
 
-# tccli needs the complete SDK, which must not share an environment with the per-product packages.
+# tccli needs the complete SDK, which must not share an environment with the per-product packages. Of its thousands of
+# modules a few are ever used, so they are not compiled beforehand.
 $(VENV)/.tccli: $(VENV)/.python requirements/tccli.txt
 	@echo "Installing tccli ..."
 	@$(PYTHON) -m venv $(VENV)/tccli
-	@$(VENV)/tccli/bin/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r requirements/tccli.txt
+	@$(VENV)/tccli/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-compile --require-hashes -r requirements/tccli.txt
 	@touch $@

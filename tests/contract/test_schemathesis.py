@@ -29,7 +29,7 @@ from ckeys.samples import GATEWAYS
 from ckeys.samples import seed as make_samples
 from tests.contract.described import DOCUMENT, OPERATIONS, check_answer
 
-REQUESTS, STATEFUL, TIMES = 20_000, 1_300, 3
+REQUESTS, STATEFUL, TIMES = 20_000, 1_300, 4
 VALIDATE = sorted(name for name in OPERATIONS if name.startswith("validate"))
 READ = sorted(name for name in OPERATIONS if name.startswith(("get_", "list_", "verify")))
 WRITE = sorted(OPERATIONS.keys() - set(VALIDATE) - set(READ))
