@@ -53,10 +53,16 @@ CONSUMERS: dict[str, dict[str, Any]] = {
 }
 
 
+def _patient(driver: Any) -> None:
+    """A million rows may take longer to arrive than the answer to any statement of a function."""
+    driver.answer_seconds = 600
+
+
 def fill(made: Any, count: int) -> None:
     """Keys of every kind straight into the tables: 1 in 10 disabled, 1 in 5 unbound, 1 in 10 of KMS."""
     consumers = count // PER_CONSUMER
     connection = made.services.store.engine.raw_connection()
+    _patient(connection.driver_connection)
     try:
         cursor = connection.cursor()
         cursor.execute("SET LOCAL statement_timeout = 0")
@@ -105,6 +111,7 @@ def fill(made: Any, count: int) -> None:
     finally:
         connection.close()
     with made.services.store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as plain:
+        _patient(plain.connection.driver_connection)
         plain.execute(sa.text("SET statement_timeout = 0"))
         plain.execute(sa.text("VACUUM ANALYZE"))
         plain.execute(sa.text("CHECKPOINT"))  # writing all that to the disk is nobody's call
