@@ -63,8 +63,6 @@ class Handler(BaseHTTPRequestHandler):
     """Reads a request whole, whatever its method, remembers it, and lets `answer` reply."""
 
     protocol_version = "HTTP/1.1"
-    # Head and body in one write, as real servers send them: between two writes Caddy 2.6 now and then gave up.
-    wbufsize = -1
     disable_nagle_algorithm = True
     timeout = 30
     server: Recorder
