@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from ckeys.database import migrate
 from ckeys.deployment import Deployment
 from tencent_emulator.pytest_plugin import TestClock
-from tests.databases import Servers, running
+from tests.databases import Files, Lend, Servers, running
+from tests.prepared import Prepared, environment
 
 GATEWAY = "/v1/gateways/default"
 
@@ -29,6 +27,18 @@ def pytest_configure() -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Says it, so that the same schedules can be run again."""
     terminalreporter.write_line(f"CKEYS_SIMULATION_SEED={os.environ['CKEYS_SIMULATION_SEED']}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that take long come first in the part that each worker begins with: none is left with them at the end."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        long = [item for item in items if item.get_closest_marker("long")]
+        short = [item for item in items if not item.get_closest_marker("long")]
+        bounds = [-(-len(short) * number // workers) for number in range(workers + 1)]
+        items.clear()
+        for number in range(workers):
+            items += long[number::workers] + short[bounds[number] : bounds[number + 1]]
 
 
 class Answer(NamedTuple):
@@ -134,32 +144,6 @@ def database() -> str:
     return "sqlite"
 
 
-class Files:
-    """SQLite databases with the schema and nothing else, in files of which each is used by one test at a time.
-
-    Copying is much quicker than migrating anew, and the engine of a file keeps the statements that it has compiled.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._empty = folder, folder / "empty.db"
-        migrate(f"sqlite:///{self._empty}")
-
-    @contextmanager
-    def databases(self) -> Iterator[Callable[[str], str]]:
-        """Lends databases: a function that gives the URL for a name of the borrower's own."""
-        lent: dict[str, Path] = {}
-
-        def lend(name: str) -> str:
-            if name not in lent:
-                lent[name] = path = self._folder / f"{len(lent)}.db"
-                for part in ("", "-wal", "-shm"):
-                    Path(f"{path}{part}").unlink(missing_ok=True)
-                shutil.copy(self._empty, path)
-            return f"sqlite:///{lent[name]}"
-
-        yield lend
-
-
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     """SQLite databases."""
@@ -167,27 +151,37 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 @pytest.fixture
-def database_urls(database: str, servers: Servers, files: Files) -> Iterator[Callable[[str], str]]:
+def database_urls(database: str, servers: Servers, files: Files) -> Iterator[Lend]:
     """Gives the URL of an empty database with the schema for any name; the same one for the same name."""
     with files.databases() if database == "sqlite" else servers[database].databases() as lend:
         yield lend
 
 
+@pytest.fixture(scope="session")
+def prepared(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """Deployments that have been started before."""
+    return Prepared(files, tmp_path_factory)
+
+
 @pytest.fixture
 def make_deployment(
-    tmp_path: Path, database: str, database_urls: Callable[[str], str]
+    tmp_path: Path, database: str, database_urls: Lend, prepared: Prepared
 ) -> Iterator[Callable[..., Deployment]]:
-    """Starts deployments with chosen settings; they are closed again in reverse order."""
+    """Starts deployments with chosen settings; they are closed again in reverse order.
+
+    The first one, if nothing is chosen for it, has been started before: it finds what others make.
+    """
     open_ones: list[Deployment] = []
 
     def make(home: Path | None = None, *, durable: bool = False, **settings: str) -> Deployment:
-        place = home or tmp_path / f"home{len(open_ones)}"
-        if database != "sqlite" or not durable:  # SQLite's file is in the home folder then, as in a local run
-            settings = {"DATABASE_URL": database_urls(str(place)), **settings}
-        rates = {"SSM_REQUESTS_PER_SECOND": "10000", "AUTH_FAILURES_PER_MINUTE": "1000000"}
-        rates |= {"REVEALS_PER_MINUTE": "100000", "REVEALS_PER_DAY": "100000"}
-        environ = {**os.environ, "SNAPSHOT_POLL_SECONDS": "0", **rates, **settings}
-        deployment = Deployment(place, durable=durable, environ=environ)
+        place, content = home or tmp_path / f"home{len(open_ones)}", None
+        if not (open_ones or home or durable or settings):
+            content, durable = prepared.copy(place), True
+        if (
+            content or database != "sqlite" or not durable
+        ):  # else SQLite's file is in the home folder, as in a local run
+            settings = {"DATABASE_URL": database_urls(str(place), content), **settings}
+        deployment = Deployment(place, durable=durable, environ=environment(settings))
         open_ones.append(deployment)
         return deployment
 

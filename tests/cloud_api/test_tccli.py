@@ -50,6 +50,7 @@ def tccli(vendor: Vendor, tmp_path: Path) -> Tccli:
     return Tccli(vendor, tmp_path, tccli_program())
 
 
+@pytest.mark.long
 def test_a_consumer_key_lives_its_whole_life_by_tccli(tccli: Tccli, local: Local) -> None:
     new = ("--SecretType", "ApiKey", "--GenerateType", "System", "--ResourceType", "Consumer")
     key = tccli("cngw", "CreateSecretKey", "--Name", "命令行密钥", *new)["Result"]["ID"]

@@ -141,17 +141,20 @@ def fire(service: Service, name: str, tokens: list[str], quota: int) -> None:
             return
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [*WRITE, *READ])
 def test_every_answer_of_a_management_call_is_described(service: Service, name: str) -> None:
     fire(service, name, [service.values["operator.admin"]], EACH_WRITE.get(name, EACH_READ))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", VALIDATE)
 def test_every_answer_of_forward_auth_is_described(service: Service, name: str) -> None:
     presented = [service.values[key] for key in ("value.system", "value.unknown", "value.disabled", "value.other")]
     fire(service, name, presented, EACH_VALIDATE)
 
 
+@pytest.mark.long
 def test_what_one_call_makes_the_next_ones_may_use(service: Service) -> None:
     """Links of the document: make something, then show, edit, enable, bind, reveal and delete it in any order."""
     sent = 0

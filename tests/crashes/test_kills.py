@@ -96,6 +96,7 @@ def prepare(deployment: Deployment, order: dict[str, Any]) -> None:
     [(batch.database, batch) for batch in BATCHES],
     ids=[f"{batch.database}-{batch.number}" for batch in BATCHES],
 )
+@pytest.mark.long
 def test_killed_writers_lose_nothing_and_leave_nothing_half_done(
     make_deployment: Callable[..., Deployment], batch: Batch, tmp_path: Path
 ) -> None:

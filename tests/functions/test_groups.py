@@ -239,6 +239,7 @@ def test_each_change_of_a_group_has_one_audit_row_that_says_whom_it_concerned(ap
     assert all(consumer["consumer_id"] in rows[number]["after"] for number in (1, 3))
 
 
+@pytest.mark.long
 def test_any_order_of_changes_gives_the_verdict_and_the_groups_that_the_rule_says(api: Api) -> None:
     """A model: a key is good while its consumer is enabled and no group that holds the consumer is disabled."""
 

@@ -283,6 +283,7 @@ class Rotations(RuleBasedStateMachine):
         assert self.coming or all(row["coming_digest"] is None for row in values)
 
 
+@pytest.mark.long
 def test_no_order_of_operations_phases_and_kills_changes_a_verdict(
     make_deployment: Callable[..., Deployment], clock: TestClock
 ) -> None:

@@ -167,6 +167,7 @@ def rotated(others: Others) -> None:
     others.meanwhile()
 
 
+@pytest.mark.long
 def test_a_rotation_while_others_work_denies_nobody_and_leaves_one_version(api: Api, tmp_path: Path) -> None:
     others = Others(api)
     for number in range(BEFORE):

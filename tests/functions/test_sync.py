@@ -682,6 +682,7 @@ def test_keys_deleted_one_by_one_are_no_mishap(api: Api, clock: TestClock) -> No
     assert pointer(api.deployment)["revision"] == status(api)["revision"]
 
 
+@pytest.mark.long
 def test_the_base_is_rebuilt_when_the_overlay_has_outgrown_it_and_nothing_is_lost(api: Api, clock: TestClock) -> None:
     keys = many_keys(api, 110)  # more than a hundred changes, and more than 5 % of an empty base
     base = pointer(api.deployment)["base"]["name"]

@@ -112,6 +112,7 @@ def heal(api: Api, kind: str, name: str, value: str) -> None:
         api.put_credential(name, value)
 
 
+@pytest.mark.long
 def test_each_of_many_credentials_fails_in_each_of_8_ways_while_the_others_stay_current(
     api: Api, clock: TestClock, database: str
 ) -> None:
@@ -152,6 +153,7 @@ def test_each_of_many_credentials_fails_in_each_of_8_ways_while_the_others_stay_
 # Quotas, back-off, fairness
 
 
+@pytest.mark.long
 def test_many_credentials_at_the_published_quota_are_followed_without_one_throttled_call(
     make_deployment: Callable[..., Deployment], clock: TestClock, database: str
 ) -> None:
@@ -288,6 +290,7 @@ def test_a_run_that_died_does_not_keep_the_next_ones_from_publishing(api: Api, c
 # An SSM that has lost everything
 
 
+@pytest.mark.long
 def test_an_ssm_that_finds_nothing_drops_nothing_and_the_guard_stops_the_publication(
     api: Api, clock: TestClock
 ) -> None:

@@ -80,6 +80,7 @@ def test_a_recorded_history_that_once_failed_holds(world: World, path: Path) -> 
     History(world, Recorded(path.read_text(encoding="utf-8"))).run()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("part", range(PARTS))
 def test_whatever_the_order_of_steps_and_faults_readers_never_go_back_and_one_tick_repairs(
     world: World, part: int

@@ -167,6 +167,7 @@ def test_a_connection_that_falls_silent_in_a_change_is_left_for_another_one_in_t
     assert time.monotonic() - started < ANSWER_SECONDS + 4
 
 
+@pytest.mark.long
 @on_servers
 def test_a_call_is_answered_in_time_when_the_database_falls_silent_at_the_worst_moment(
     make_deployment: Callable[..., Deployment], database_urls: Callable[[str], str], proxy: LosingProxy, database: str
