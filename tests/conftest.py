@@ -158,14 +158,14 @@ def database_urls(database: str, servers: Servers, files: Files) -> Iterator[Len
 
 
 @pytest.fixture(scope="session")
-def prepared(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+def prepared_deployments(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     """Deployments that have been started before."""
     return Prepared(files, tmp_path_factory)
 
 
 @pytest.fixture
 def make_deployment(
-    tmp_path: Path, database: str, database_urls: Lend, prepared: Prepared
+    tmp_path: Path, database: str, database_urls: Lend, prepared_deployments: Prepared
 ) -> Iterator[Callable[..., Deployment]]:
     """Starts deployments with chosen settings; they are closed again in reverse order.
 
@@ -176,7 +176,7 @@ def make_deployment(
     def make(home: Path | None = None, *, durable: bool = False, **settings: str) -> Deployment:
         place, content = home or tmp_path / f"home{len(open_ones)}", None
         if not (open_ones or home or durable or settings):
-            content, durable = prepared.copy(place), True
+            content, durable = prepared_deployments.copy(place), True
         if (
             content or database != "sqlite" or not durable
         ):  # else SQLite's file is in the home folder, as in a local run
