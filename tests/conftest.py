@@ -177,9 +177,8 @@ def make_deployment(
         place, content = home or tmp_path / f"home{len(open_ones)}", None
         if not (open_ones or home or durable or settings):
             content, durable = prepared_deployments.copy(place), True
-        if (
-            content or database != "sqlite" or not durable
-        ):  # else SQLite's file is in the home folder, as in a local run
+        # As in a local run, a durable deployment has SQLite's file in its home folder.
+        if content or database != "sqlite" or not durable:
             settings = {"DATABASE_URL": database_urls(str(place), content), **settings}
         deployment = Deployment(place, durable=durable, environ=environment(settings))
         open_ones.append(deployment)

@@ -35,21 +35,26 @@ class _Started(NamedTuple):
 
 
 class Prepared:
-    """Makes such deployments with the default settings, a new one whenever the clock shows another time."""
+    """Makes such deployments with the default settings, a new one whenever the last of its hour is too old.
+
+    (The clock of one test stands still in another year, and the next test's does not.)
+    """
 
     def __init__(self, files: Files, folders: pytest.TempPathFactory) -> None:
         self._files, self._folders = files, folders
-        self._latest: _Started | None = None
+        self._latest: dict[float, _Started] = {}
 
     def copy(self, home: Path) -> Content:
         """Copies the home folder of a deployment that is closed; returns what its database holds."""
-        if self._latest is None or not 0 <= time.time() - self._latest.at < AGE_SECONDS_MAX:
-            self._latest = self._started()
-        shutil.copytree(self._latest.home, home)
-        return self._latest.content
+        now = time.time()
+        latest = self._latest.get(now // 3600)
+        if latest is None or not 0 <= now - latest.at < AGE_SECONDS_MAX:
+            latest = self._latest[now // 3600] = self._started(now)
+        shutil.copytree(latest.home, home)
+        return latest.content
 
-    def _started(self) -> _Started:
-        home, at = self._folders.mktemp("prepared") / "home", time.time()
+    def _started(self, at: float) -> _Started:
+        home = self._folders.mktemp("prepared") / "home"
         home.mkdir()
         database = home / DATABASE_FILE
         shutil.copy(self._files.empty, database)
