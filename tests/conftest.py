@@ -152,7 +152,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 @pytest.fixture
 def database_urls(database: str, servers: Servers, files: Files) -> Iterator[Lend]:
-    """Gives the URL of an empty database with the schema for any name; the same one for the same name."""
+    """Gives the URL of a database with the schema for any name, empty unless told otherwise; one per name."""
     with files.databases() if database == "sqlite" else servers[database].databases() as lend:
         yield lend
 

@@ -8,7 +8,6 @@ it, so each one is sent a few times: about other keys and consumers, as somebody
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator
 from itertools import count, cycle
 from typing import Any, NamedTuple
@@ -28,6 +27,7 @@ from ckeys.front import Front
 from ckeys.samples import GATEWAYS
 from ckeys.samples import seed as make_samples
 from tests.contract.described import DOCUMENT, OPERATIONS, check_answer
+from tests.prepared import environment
 
 REQUESTS, STATEFUL, TIMES = 20_000, 1_300, 4
 VALIDATE = sorted(name for name in OPERATIONS if name.startswith("validate"))
@@ -70,8 +70,7 @@ class Service(NamedTuple):
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One per worker: the requests of all its operations meet the same growing state."""
-    environ = {**os.environ, "SNAPSHOT_POLL_SECONDS": "0", "GATEWAYS": GATEWAYS}
-    environ |= {"AUTH_FAILURES_PER_MINUTE": "1000000", "REVEALS_PER_MINUTE": "100000", "REVEALS_PER_DAY": "100000"}
+    environ = environment({"GATEWAYS": GATEWAYS})
     with Deployment(tmp_path_factory.mktemp("generated"), durable=False, environ=environ) as deployment:
         values = make_samples(deployment)
         with Front(deployment.template, deployment.handlers, log=io.StringIO()) as front, requests.Session() as session:

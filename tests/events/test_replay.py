@@ -6,7 +6,6 @@ The name is `<status>-<shape>[-<code>]-<case>.json`; a direct invocation has the
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +22,7 @@ from ckeys.template import load_template
 from consumer_keys.errors import CODES
 from tests.contract import described
 from tests.databases import Rows, restore, rows_of
+from tests.prepared import environment
 
 EVENTS = ROOT / "events"
 FILES = sorted(EVENTS.glob("*/*.json"))
@@ -69,9 +69,8 @@ def named(path: Path) -> Named:
 @contextmanager
 def seeded_deployment(home: Path, **settings: str) -> Iterator[Sample]:
     """One deployment for many files; `undone` puts its database back after an event that changed it."""
-    settings |= {"SNAPSHOT_POLL_SECONDS": "0", "SSM_REQUESTS_PER_SECOND": "10000", "GATEWAYS": samples.GATEWAYS}
-    settings |= {"AUTH_FAILURES_PER_MINUTE": "1000000", "REVEALS_PER_MINUTE": "100000", "REVEALS_PER_DAY": "100000"}
-    with Deployment(home, durable=False, environ={**os.environ, **settings}) as deployment:
+    environ = environment({"GATEWAYS": samples.GATEWAYS, **settings})
+    with Deployment(home, durable=False, environ=environ) as deployment:
         values = samples.seed(deployment)
         engine = deployment.services.store.engine
         yield Sample(deployment, values, engine, rows_of(engine))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import io
 import json
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from ckeys.deployment import Deployment
 from ckeys.front import Front
 from consumer_keys import operator_admin
 from tests.conftest import Api
+from tests.prepared import environment
 
 HOST = "keys.example.com"
 HOSTS = ("x/v1/gateways/default/validate?", "x#", "127.0.0.1", "localhost", "admin", "a.example.com:80@b", "/v1/status")
@@ -47,9 +47,7 @@ class Credential(NamedTuple):
 @contextmanager
 def two_gateways(home: Path) -> Iterator[Deployment]:
     """A deployment for a module's tests, with the gateways `default` and `other` and no limit in the way."""
-    rates = {"AUTH_FAILURES_PER_MINUTE": "1000000", "REVEALS_PER_MINUTE": "100000", "REVEALS_PER_DAY": "100000"}
-    environ = {**os.environ, **rates, "SNAPSHOT_POLL_SECONDS": "0", "GATEWAYS": "default=One,other=Two"}
-    with Deployment(home, durable=False, environ=environ) as made:
+    with Deployment(home, durable=False, environ=environment({"GATEWAYS": "default=One,other=Two"})) as made:
         yield made
 
 
